@@ -1,0 +1,38 @@
+# The verbs of this repository. Everything is set up in .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+CONFIG ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test lint clients bench clean
+
+run: $(VENV)/.run  ## start the mirror on 127.0.0.1:5000
+	$(BIN)/mirror serve $(if $(CONFIG),--config $(CONFIG))
+
+test: lint  ## everything: lint, types, import contracts, unit to client tests
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev  ## ruff, mypy strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clients: $(VENV)/.dev  ## only the tests with real clients
+	$(BIN)/pytest tests/clients
+
+bench: $(VENV)/.dev  ## measure what the promises cost
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.run: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.run
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	touch $@
