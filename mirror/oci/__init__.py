@@ -1,0 +1,1 @@
+"""The vocabulary, pure and synchronous: names, digests, media types, manifests, ranges, platforms."""
