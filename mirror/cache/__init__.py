@@ -1,0 +1,1 @@
+"""The decisions: fresh or stale, hit or fill, what is read ahead."""

@@ -1,0 +1,98 @@
+"""The fills of this process: one for a digest, however many want it (promise 1)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from cachetools import TTLCache
+
+from mirror import metrics
+from mirror.cache.fill import Fill, Source
+from mirror.errors import StoreError, UpstreamBroken
+from mirror.upstream.protocol import Urgency
+
+if TYPE_CHECKING:
+    from mirror.oci.digest import Digest
+    from mirror.oci.name import Repository
+    from mirror.store.blobs import BlobStore
+    from mirror.store.index import Index
+    from mirror.store.io import DiskThreads
+    from mirror.store.room import Room
+    from mirror.upstream.protocol import Upstreams
+
+REFUSED_SECONDS = 60  # for how long a digest is refused that was wrong twice (promise 3)
+MAX_FILLS = 2048  # under way and waiting; past it a request is refused rather than queued
+
+
+class Fills:
+    """Starts fills, and knows those that run."""
+
+    def __init__(
+        self, *, blobs: BlobStore, index: Index, room: Room, threads: DiskThreads, upstreams: Upstreams
+    ) -> None:
+        self._blobs = blobs
+        self._index = index
+        self._room = room
+        self._threads = threads
+        self._upstreams = upstreams
+        self._running: dict[Digest, Fill] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refused: TTLCache[tuple[str, Digest], str] = TTLCache(4096, REFUSED_SECONDS)
+        self.counted = asyncio.Event()  # the room knows what is on disk; no fill starts before
+
+    def running(self, digest: Digest) -> Fill | None:
+        """Return the fill of `digest`, if one is under way."""
+        return self._running.get(digest)
+
+    def source(self, repository: Repository) -> Source:
+        """Return a source for `repository`. Raise `NameUnknown` for an upstream that is not mirrored."""
+        return Source(repository, self._upstreams.of(repository.namespace))
+
+    def start(
+        self, source: Source, digest: Digest, *, expected: int | None, urgent: bool = True, first: int = 0
+    ) -> Fill:
+        """Start a fill; there must be none. Raise `UpstreamBroken` for a digest that was wrong a moment ago.
+
+        `expected` is the size in bytes that a descriptor gives, `first` the offset that the first client begins at.
+        """
+        namespace = source.repository.namespace
+        if (reason := self._refused.get((namespace, digest))) is not None:
+            raise UpstreamBroken(reason, namespace=namespace, retry_after=REFUSED_SECONDS)
+        if len(self._running) >= MAX_FILLS:
+            raise StoreError(f"{MAX_FILLS} fills are under way or waiting; ask again in a while")
+        fill = Fill(
+            digest,
+            source,
+            blobs=self._blobs,
+            index=self._index,
+            room=self._room,
+            threads=self._threads,
+            urgency=Urgency(urgent=urgent),
+            expected=expected,
+            first=first,
+        )
+        self._running[digest] = fill
+        metrics.FILLS_RUNNING.set(len(self._running))
+        task = asyncio.create_task(self._run(fill), name=f"fill {digest}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return fill
+
+    async def _run(self, fill: Fill) -> None:
+        try:
+            await self.counted.wait()
+            await fill.run()
+        finally:
+            del self._running[fill.digest]
+            metrics.FILLS_RUNNING.set(len(self._running))
+            if isinstance(fill.error, UpstreamBroken):
+                self._refused[fill.error.namespace or fill.sources[0].repository.namespace, fill.digest] = (
+                    f"{fill.error} (refused for {REFUSED_SECONDS} s)"
+                )
+
+    async def close(self) -> None:
+        """Stop all fills; each leaves on disk what it can be gone on from."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,0 +1,63 @@
+"""For how long what upstream said of a tag is taken to hold: RFC 9111 and RFC 5861, by rule."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from cachetools import LRUCache
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mirror.config import FreshnessRule
+    from mirror.oci.name import Repository
+
+
+class Age(Enum):
+    """How old an answer is, by its rule."""
+
+    FRESH = "fresh"
+    REVALIDATE_BEHIND = "revalidate behind"  # stale, and answered first (stale-while-revalidate)
+    STALE = "stale"
+    TOO_OLD = "too old"  # not even if upstream fails (stale-if-error)
+
+
+class Freshness:
+    """The rules in order; the first that matches decides."""
+
+    def __init__(self, rules: Sequence[FreshnessRule]) -> None:
+        """The last rule matches everything: the configuration sees to it."""
+        self._rules = [(_pattern(rule.match), rule) for rule in rules]
+        self._known: LRUCache[tuple[Repository, str], FreshnessRule] = LRUCache(4096)
+
+    def rule(self, repository: Repository, tag: str) -> FreshnessRule:
+        """Return the rule for a tag."""
+        known = self._known.get((repository, tag))
+        if known is None:
+            plain, tagged = str(repository), f"{repository}:{tag}"
+            known = next(rule for pattern, rule in self._rules if pattern.fullmatch(plain) or pattern.fullmatch(tagged))
+            self._known[repository, tag] = known
+        return known
+
+    def age(self, repository: Repository, tag: str, validated: float, now: float) -> Age:
+        """Say how old is what upstream said at `validated`; both times in seconds since the epoch.
+
+        A clock that was set back makes nothing fresh for longer than its ttl from now.
+        """
+        rule = self.rule(repository, tag)
+        if rule.immutable:
+            return Age.FRESH
+        age = abs(now - validated)
+        if age < rule.ttl:
+            return Age.FRESH
+        if age < rule.ttl + rule.stale_while_revalidate:
+            return Age.REVALIDATE_BEHIND
+        return Age.STALE if age < rule.ttl + rule.stale_if_error else Age.TOO_OLD
+
+
+def _pattern(glob: str) -> re.Pattern[str]:
+    """Compile a glob: `**` is anything, `*` anything but a slash, `?` one character but a slash."""
+    meaning = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return re.compile("".join(meaning.get(piece) or re.escape(piece) for piece in re.split(r"(\*\*|\*|\?)", glob)))

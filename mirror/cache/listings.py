@@ -1,0 +1,205 @@
+"""Lists: a repository's tags, a digest's referrers, what is cached at all."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cachetools import TTLCache
+
+from mirror.cache.freshness import Age
+from mirror.cache.outcome import HIT, LOCAL, Outcome
+from mirror.cache.shared import Shared
+from mirror.errors import (
+    ContentBroken,
+    StoreError,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamNotFound,
+    UpstreamUnavailable,
+)
+from mirror.oci.digest import Digest
+from mirror.oci.mediatype import OCI_INDEX
+from mirror.store.changes import ListingSet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mirror.cache.freshness import Freshness
+    from mirror.cache.memory import Memory
+    from mirror.oci.name import Repository
+    from mirror.store.blobs import BlobStore
+    from mirror.store.index import Index
+    from mirror.store.room import Room
+    from mirror.upstream.protocol import TagPage, Upstreams
+
+PATIENCE = 20.0  # seconds for upstream
+PATIENCE_WITH_STALE = 3.0  # the same where a cached answer is at hand
+NEGATIVE_SECONDS = 5
+MOST = 10_000  # entries of one page that the mirror gives, whatever is asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Names, and whether there are more after the last."""
+
+    names: tuple[str, ...]
+    more: bool
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Referrers:
+    """An OCI index of what refers to a digest, as parsed JSON."""
+
+    index: dict[str, object]
+    outcome: Outcome
+
+
+class Listings:
+    """Upstream's lists while it answers, the mirror's own knowledge while it does not."""
+
+    def __init__(
+        self,
+        *,
+        store: BlobStore,
+        index: Index,
+        room: Room,
+        memory: Memory,
+        upstreams: Upstreams,
+        freshness: Freshness,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` gives seconds since the epoch."""
+        self._store = store
+        self._index = index
+        self._room = room
+        self._memory = memory
+        self._upstreams = upstreams
+        self._freshness = freshness
+        self._clock = clock
+        self._pages: Shared[TagPage] = Shared()
+        self._fetches: Shared[bytes] = Shared()
+        self._negative: TTLCache[tuple[Repository, Digest], UpstreamNotFound] = TTLCache(4096, NEGATIVE_SECONDS)
+
+    def catalog(self, *, n: int | None, last: str) -> Page:
+        """Return the repositories of which something is cached, with their namespaces."""
+        limit = MOST if n is None else min(n, MOST)
+        names = self._index.repositories(after=last, limit=limit + 1)
+        return Page(tuple(names[:limit]), limit > 0 and len(names) > limit, LOCAL)
+
+    async def tags(self, repository: Repository, *, n: int | None, last: str | None) -> Page:
+        """Return tags after `last`, at most `n`. Raises `UpstreamError` where upstream is needed and cannot help."""
+        if n == 0:
+            return Page((), more=False, outcome=LOCAL)
+        limit = MOST if n is None else min(n, MOST)
+        known = self._index.tags(repository, after=last or "", limit=limit + 1)
+        upstream = self._upstreams.of(repository.namespace)
+        patience = PATIENCE_WITH_STALE if known else PATIENCE
+        try:
+            page, joined = await self._pages.get(
+                (repository, n, last),
+                lambda: upstream.tags(repository, n=n, last=last, patience=PATIENCE),
+                patience=patience,
+            )
+        except UpstreamNotFound:
+            raise
+        except TimeoutError:
+            where = repository.namespace
+            error: UpstreamError = UpstreamUnavailable(f"{where} did not answer in {patience:.0f} s", namespace=where)
+        except UpstreamError as failed:
+            error = failed
+        else:
+            tags = page.tags[:limit]
+            more = page.more or len(page.tags) > limit
+            return Page(tags, more, Outcome(forward="uri-miss", status=200, collapsed=joined))
+        if not known:
+            raise error
+        outcome = Outcome(hit=True, forward="stale", warning=f"only what is cached: {error}")
+        return Page(tuple(known[:limit]), len(known) > limit, outcome)
+
+    async def referrers(self, repository: Repository, subject: Digest) -> Referrers:
+        """Return all referrers of `subject`.
+
+        Raises `UpstreamNotFound` where upstream says that it has no such list, and another `UpstreamError` where nobody
+        knows: an empty list would say "not signed" (facts: fail closed).
+        """
+        known = self._index.listing(repository, subject)
+        cached = None if known is None else await self._cached(known.digest)
+        age = Age.TOO_OLD
+        if known is not None and cached is not None:
+            age = self._freshness.age(repository, str(subject), known.at, self._clock())
+            if age is Age.FRESH:
+                return Referrers(_parsed(cached, repository), HIT)
+        patience = PATIENCE if age is Age.TOO_OLD else PATIENCE_WITH_STALE
+        try:
+            body, joined = await self._fetch(repository, subject, patience)
+        except UpstreamNotFound:
+            raise
+        except TimeoutError:
+            where = repository.namespace
+            error: UpstreamError = UpstreamUnavailable(f"{where} did not answer in {patience:.0f} s", namespace=where)
+        except UpstreamError as failed:
+            error = failed
+        else:
+            forward = Outcome(forward="uri-miss" if known is None else "stale", status=200, collapsed=joined)
+            return Referrers(_parsed(body, repository), forward)
+        if cached is None or age is Age.TOO_OLD:
+            raise error
+        outcome = Outcome(hit=True, forward="stale", status=error.upstream_status, warning=f"stale: {error}")
+        return Referrers(_parsed(cached, repository), outcome)
+
+    async def close(self) -> None:
+        """Stop what is under way."""
+        await self._pages.close()
+        await self._fetches.close()
+
+    async def _cached(self, body: Digest) -> bytes | None:
+        try:
+            return await self._memory.read(body)
+        except ContentBroken:
+            return None  # it is fetched again
+
+    async def _fetch(self, repository: Repository, subject: Digest, patience: float) -> tuple[bytes, bool]:
+        refused = self._negative.get((repository, subject))
+        if refused is not None:
+            raise refused
+        try:
+            return await self._fetches.get(
+                (repository, subject), lambda: self._fetch_and_keep(repository, subject), patience=patience
+            )
+        except UpstreamNotFound as error:
+            self._negative[repository, subject] = error
+            raise
+
+    async def _fetch_and_keep(self, repository: Repository, subject: Digest) -> bytes:
+        upstream = self._upstreams.of(repository.namespace)
+        got = await upstream.referrers(repository, subject, patience=PATIENCE)
+        _parsed(got.body, repository)
+        digest = Digest.of(got.body)
+        try:
+            if self._store.size(digest) is None:
+                self._room.reserve(len(got.body))
+                self._room.landed(len(got.body))
+                await self._store.put(digest, got.body)
+            await self._index.apply(ListingSet(repository, subject, digest, self._clock()))
+        except StoreError:
+            return got.body  # a full disk keeps nothing, and keeps nobody from the answer
+        self._memory.keep(digest, got.body)
+        return got.body
+
+
+def _parsed(body: bytes, repository: Repository) -> dict[str, object]:
+    try:
+        index = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise UpstreamBroken(
+            f"{repository.namespace} sent a list of referrers that is not JSON", namespace=repository.namespace
+        ) from error
+    if not isinstance(index, dict) or not isinstance(index.get("manifests", []), list):
+        raise UpstreamBroken(
+            f"{repository.namespace} sent a list of referrers that is not an index", namespace=repository.namespace
+        )
+    return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], **index}

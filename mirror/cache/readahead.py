@@ -1,0 +1,68 @@
+"""Read-ahead: an image's blobs are filled as soon as a client asks for its manifest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import structlog
+from cachetools import TTLCache
+
+from mirror import metrics
+from mirror.errors import MirrorError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mirror.cache.fills import Fills
+    from mirror.oci.digest import Digest
+    from mirror.oci.manifest import Manifest
+    from mirror.oci.name import Repository
+    from mirror.store.blobs import BlobStore
+
+log = structlog.get_logger(__name__)
+
+MOST_WAITING = 128  # blobs of one upstream that are read ahead at once, waiting ones included
+AGAIN_SECONDS = 60  # how soon the same manifest is looked through again
+
+
+class ReadAhead:
+    """Starts fills that nobody waits for yet. A client that comes for one makes it urgent."""
+
+    def __init__(self, fills: Fills, blobs: BlobStore, wanted: Mapping[str, bool], *, otherwise: bool) -> None:
+        """`wanted` says by namespace whether to read ahead; `otherwise` holds for those it does not name."""
+        self._fills = fills
+        self._blobs = blobs
+        self._wanted = wanted
+        self._otherwise = otherwise
+        self._seen: TTLCache[tuple[Repository, Digest], bool] = TTLCache(4096, AGAIN_SECONDS)
+        self._waiting: Counter[str] = Counter()
+
+    def due(self, repository: Repository, digest: Digest) -> bool:
+        """Say whether a manifest is to be looked through: not if it was a moment ago."""
+        wanted = self._wanted.get(repository.namespace, self._otherwise)
+        return wanted and (repository, digest) not in self._seen
+
+    def follow(self, repository: Repository, digest: Digest, manifest: Manifest) -> None:
+        """A client has asked by GET for the manifest `digest`: begin with what it will ask for next. Never an index."""
+        self._seen[repository, digest] = True
+        if manifest.is_index:
+            return
+        for blob in manifest.blobs:
+            if self._blobs.size(blob.digest) is None and self._fills.running(blob.digest) is None:
+                self._begin(repository, blob.digest, blob.size)
+
+    def _begin(self, repository: Repository, digest: Digest, size: int | None) -> None:
+        namespace = repository.namespace
+        if self._waiting[namespace] >= MOST_WAITING:
+            metrics.READ_AHEAD.labels("past the limit").inc()
+            return
+        try:
+            fill = self._fills.start(self._fills.source(repository), digest, expected=size, urgent=False)
+        except MirrorError as error:
+            metrics.READ_AHEAD.labels("refused").inc()
+            log.debug("not read ahead", digest=str(digest), reason=str(error))
+            return
+        metrics.READ_AHEAD.labels("begun").inc()
+        self._waiting[namespace] += 1
+        fill.on_end(lambda: self._waiting.subtract([namespace]))

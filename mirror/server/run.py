@@ -1,0 +1,157 @@
+"""The life of a serving process: open, listen, announce, serve, drain, close."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import ssl
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+from aiohttp import web
+
+from mirror.cache.cache import Cache
+from mirror.errors import ConfigError
+from mirror.oci.namespaces import Namespaces
+from mirror.server.front import Front
+from mirror.server.health import Health
+from mirror.store.store import Store
+from mirror.upstream.registries import Registries
+
+if TYPE_CHECKING:
+    from mirror.config import Config
+    from mirror.config.values import Listen, Tls
+    from mirror.upstream.protocol import Upstreams
+
+log = structlog.get_logger(__name__)
+
+_BACKLOG = 1024
+_LINE = 64 * 1024  # bytes of a request line or header: tokens in `Authorization` grow long
+_SWITCH = 0.0005  # seconds; disk threads must not wait 5 ms for the interpreter, nor the loop for them
+_LAST = 1.0  # seconds that a connection gets to end once everything else has
+
+
+class Announce(Protocol):
+    """Tells a person, or the log, that the mirror serves."""
+
+    def __call__(self, *, room_bytes: int, used_bytes: int, bound: list[str]) -> None:
+        """Hear how many bytes are left and taken in the store, and which addresses are listened on."""
+        ...
+
+
+def serve(config: Config, *, announce: Announce) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code. Raises `ConfigError` and `StoreError` before it serves."""
+    sys.setswitchinterval(_SWITCH)
+    return asyncio.run(_serve(config, announce))
+
+
+async def _serve(config: Config, announce: Announce) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        server = await Server.start(config, stack)
+        announce(room_bytes=server.store.room.left(), used_bytes=server.store.room.used, bound=server.bound)
+        await stop.wait()
+        log.info("stopping", patience=config.server.shutdown_timeout)
+        await server.drain()
+    log.info("stopped")
+    return 0
+
+
+class Server:
+    """A mirror that listens."""
+
+    def __init__(self, config: Config, store: Store, cache: Cache, health: Health, runner: web.ServerRunner) -> None:
+        self._config = config
+        self._health = health
+        self._runner = runner
+        self.store = store
+        self.cache = cache
+        self.bound: list[str] = []
+
+    @classmethod
+    async def start(
+        cls, config: Config, stack: contextlib.AsyncExitStack, *, upstreams: Upstreams | None = None
+    ) -> Server:
+        """Open the store and listen; what was opened is closed with `stack`. `upstreams` stands in for the real ones."""
+        instance = f"registry-mirror-{secrets.token_hex(8)}"
+        store = Store.open(config.storage)
+        stack.callback(store.close)
+        registries = upstreams or Registries(config, instance=instance, request_id=_request_id)
+        stack.push_async_callback(registries.close)
+        cache = Cache(config, store, registries)
+        stack.push_async_callback(cache.close)
+        health = Health()
+        namespaces = Namespaces(frozenset(config.upstreams), config.default_upstream, config.wildcard)
+        front = Front(cache, namespaces, health, store.threads, fallback=config.server.fallback, instance=instance)
+        web_server = web.Server(
+            front,
+            handler_cancellation=True,
+            access_log=None,
+            max_line_size=_LINE,
+            max_field_size=_LINE,
+            keepalive_timeout=75,
+        )
+        runner = web.ServerRunner(web_server, handle_signals=False, shutdown_timeout=_LAST)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        server = cls(config, store, cache, health, runner)
+        for listen in config.server.listen:
+            await server._listen(listen)
+        health.open()
+        await store.count()
+        cache.fills.counted.set()
+        return server
+
+    async def drain(self) -> None:
+        """Stop taking connections, and let transfers end within the limit. Fills leave on disk what can be gone on from."""
+        self._health.drain()
+        for site in list(self._runner.sites):
+            await site.stop()
+        left = await self._health.idle(self._config.server.shutdown_timeout)
+        if left:
+            log.warning("transfers broken off", count=left)
+
+    async def _listen(self, listen: Listen) -> None:
+        tls = _context(self._config.server.tls) if self._config.server.tls else None
+        site: web.BaseSite
+        if listen.path is not None:
+            Path(listen.path).unlink(missing_ok=True)
+            site = web.UnixSite(self._runner, listen.path, ssl_context=tls, backlog=_BACKLOG)
+        else:
+            site = web.TCPSite(self._runner, listen.host, listen.port, ssl_context=tls, backlog=_BACKLOG)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigError(
+                [f"server.listen: {listen} cannot be used: {error.strerror or error}; is another mirror running there?"]
+            ) from error
+        self.bound.append(_address(listen, site, "https" if tls else "http"))
+
+
+def _address(listen: Listen, site: web.BaseSite, scheme: str) -> str:
+    if listen.path is not None:
+        return f"unix:{listen.path}"
+    server = site._server  # noqa: SLF001  # aiohttp has no public way to the port that was taken for port 0
+    port = listen.port
+    if isinstance(server, asyncio.Server) and server.sockets:
+        port = server.sockets[0].getsockname()[1]
+    host = f"[{listen.host}]" if ":" in listen.host else listen.host
+    return f"{scheme}://{host}:{port}"
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tls.cert_file, tls.key_file)
+    return context
+
+
+def _request_id() -> str | None:
+    found = structlog.contextvars.get_contextvars().get("request_id")
+    return found if isinstance(found, str) else None

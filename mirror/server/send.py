@@ -1,0 +1,96 @@
+"""How the bytes of a file leave: `sendfile` on plain sockets, large reads under TLS; never a disk read on the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+from mirror import metrics
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from aiohttp import web
+
+    from mirror.cache.source import BlobSource
+    from mirror.store.io import DiskThreads
+
+WINDOW = 4 * 1024 * 1024  # bytes that one call of sendfile may take, and that are looked for in memory before
+READ = 512 * 1024  # bytes of a read where sendfile does not go; asyncio's own fallback takes 16 KiB at a time
+
+
+class Sender:
+    """Sends parts of one source as the body of one response."""
+
+    def __init__(
+        self, request: web.BaseRequest, response: web.StreamResponse, threads: DiskThreads, namespace: str
+    ) -> None:
+        self._request = request
+        self._response = response
+        self._threads = threads
+        self._bytes = metrics.BYTES_OUT.labels(namespace)
+        self.sent = 0  # bytes of content
+        transport = request.transport
+        self._plain = transport is not None and transport.get_extra_info("sslcontext") is None
+
+    async def send(self, source: BlobSource, start: int, stop: int) -> None:
+        """Send the bytes from `start` up to and without `stop`, as they come.
+
+        Raises `MirrorError` where they will not come, `ConnectionError` where the client has gone.
+        """
+        position = start
+        while position < stop:
+            end = await source.ready(position, stop)
+            if end == position:
+                return  # the source has ended, and nobody knew before where
+            await self._send(source.file, position, end)
+            position = end
+
+    async def _send(self, file: BinaryIO, start: int, stop: int) -> None:
+        while start < stop:
+            end = min(stop, start + WINDOW)
+            if self._plain and not self._response.chunked:
+                await self._in_memory(file, start, end)
+                await self._sendfile(file, start, end - start)
+            else:
+                end = min(end, start + READ)
+                await self._response.write(await self._threads.run(os.pread, file.fileno(), end - start, start))
+            self._bytes.inc(end - start)
+            self.sent += end - start
+            start = end
+
+    async def _sendfile(self, file: BinaryIO, start: int, count: int) -> None:
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        sent = await asyncio.get_running_loop().sendfile(transport, file, start, count, fallback=False)
+        if sent < count:
+            raise ConnectionResetError("the file is shorter than it was")
+
+    async def _in_memory(self, file: BinaryIO, start: int, stop: int) -> None:
+        """See that the pages are in memory: sendfile would wait for the disk, and everybody with it."""
+        fd = file.fileno()
+        if _resident(fd, start) and _resident(fd, stop - 1) and _resident(fd, (start + stop) // 2):
+            return
+        await self._threads.run(_read_in, fd, start, stop)
+
+
+def _resident(fd: int, offset: int) -> bool:
+    try:
+        os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:  # this file system does not say (EOPNOTSUPP): then it is read, and the disk is fast or not
+        return False
+    return True
+
+
+def _read_in(fd: int, start: int, stop: int) -> None:
+    os.posix_fadvise(fd, start, stop - start, os.POSIX_FADV_WILLNEED)
+    buffer = bytearray(min(READ, stop - start))
+    while start < stop:
+        count = os.preadv(fd, [memoryview(buffer)[: stop - start]], start)
+        if count == 0:
+            return
+        start += count

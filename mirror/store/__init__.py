@@ -1,0 +1,1 @@
+"""Bytes and facts at rest: content-addressed blobs, unfinished fills, the index."""

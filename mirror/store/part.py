@@ -1,0 +1,277 @@
+"""An unfinished fill on disk: the `.part` file with the bytes, and the `.map` file that says which of them are here.
+
+The lock of the `.part` file says which process fills it. The map is written after the data, with `pwrite`: a store through
+`mmap` raises no inotify event and dies of SIGBUS on a full disk. Whoever holds no lock may read both at any time, and may
+mark chunks as wanted; whoever gets the lock goes on from the map.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from mirror.errors import NoSpace
+from mirror.store.spans import Spans
+
+if TYPE_CHECKING:
+    from mirror.oci.digest import Digest
+    from mirror.store.layout import Layout
+
+CHUNK = 1024 * 1024  # bytes that one mark of the map stands for
+UNKNOWN = 2**64 - 1  # size of a blob that upstream sends without a length
+
+# magic, version, state, size, chunk size, generation, watermark, boot id
+_HEADER = struct.Struct("<4sHHQIIQ16s16x")
+_MAGIC = b"RMFM"
+_VERSION = 1
+FILLING, VERIFIED = 0, 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _boot_id() -> bytes:
+    try:
+        return bytes.fromhex(
+            Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip().replace("-", "")
+        )
+    except OSError:
+        return bytes(16)
+
+
+BOOT_ID = _boot_id()
+
+
+@dataclass(frozen=True, slots=True)
+class MapState:
+    """What a map says: `size` is None while upstream has not told it; `spans` are the bytes that are here."""
+
+    state: int
+    size: int | None
+    generation: int
+    spans: Spans
+    wanted: tuple[int, ...]  # offsets of chunks that readers of other processes wait for
+
+
+class PartFile:
+    """One `.part` and its `.map`. Methods block on the disk: call them off the loop, `read_map` and `try_lock` apart."""
+
+    def __init__(self, layout: Layout, digest: Digest) -> None:
+        """Open both, creating what is missing. No lock is taken."""
+        self.digest = digest
+        self._layout = layout
+        self._path = layout.part(digest)
+        self._map_path = layout.map(digest)
+        self.file: BinaryIO = os.fdopen(
+            os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", buffering=0
+        )
+        try:
+            self._map = os.open(self._map_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            self.file.close()
+            raise
+        self.size: int | None = None
+        self.generation = 0
+        self.locked = False
+        self._watermark = 0
+
+    # --- who fills -----------------------------------------------------------------------------------------------
+
+    def try_lock(self) -> bool:
+        """Become the one who fills, unless somebody is. The caller checks `current` next."""
+        try:
+            fcntl.flock(self.file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        self.locked = True
+        return True
+
+    def current(self) -> bool:
+        """Say whether the path still names this file: else it was committed or thrown away before the lock was taken."""
+        try:
+            there = self._path.stat()
+        except FileNotFoundError:
+            return False
+        here = os.fstat(self.file.fileno())
+        return (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)
+
+    def close(self) -> None:
+        """Give up the lock and close both files. What is here stays for whoever goes on."""
+        if self._map >= 0:
+            os.close(self._map)
+            self._map = -1
+        if not self.file.closed:
+            self.unlock()
+            self.file.close()
+
+    def unlock(self) -> None:
+        """Let go of the lock. A client may still be sent bytes through a duplicate of the descriptor: that keeps no lock."""
+        if self.locked:
+            fcntl.flock(self.file.fileno(), fcntl.LOCK_UN)
+            self.locked = False
+
+    def allocated(self) -> int:
+        """Return the bytes that the `.part` file takes on disk."""
+        return os.fstat(self.file.fileno()).st_blocks * 512
+
+    # --- what is here --------------------------------------------------------------------------------------------
+
+    def begin(self, size: int | None, generation: int) -> None:
+        """Start from nothing: reserve `size` bytes on disk and write an empty map. Raise `NoSpace` where they do not fit."""
+        self.size, self.generation, self._watermark = size, generation, 0
+        os.ftruncate(self._map, 0)
+        os.ftruncate(self.file.fileno(), 0)
+        if size:
+            _allocate(self.file.fileno(), size)
+        chunks = -(-size // CHUNK) if size is not None else 0
+        self._pwrite_map(self._header(FILLING) + bytes(2 * chunks), 0)
+
+    def resume(self) -> MapState | None:
+        """Go on from the map, if it is whole and was written since this machine booted; None says: begin."""
+        state = self.read_map(trust_watermark=True)
+        if state is None or state.size is None:
+            return None
+        self.size, self.generation = state.size, state.generation
+        if os.fstat(self.file.fileno()).st_size > state.size:
+            return None
+        _allocate(self.file.fileno(), state.size)
+        self._watermark = state.spans.end_of(0)
+        return state
+
+    def write(self, data: bytes, offset: int, run: tuple[int, int]) -> None:
+        """Write `data` at `offset`, then mark the chunks that it made whole; `run` is the span that it now belongs to."""
+        view = memoryview(data)
+        at = offset
+        try:
+            while view:
+                done = os.pwrite(self.file.fileno(), view, at)
+                view = view[done:]
+                at += done
+            self._mark(offset, at, run)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise NoSpace(f"the disk that holds {self._layout.root} is full; free some of it") from error
+            raise
+
+    def want(self, offset: int) -> None:
+        """Ask the process that fills to fetch the chunk at `offset` first."""
+        if self.size is None:
+            return
+        chunks = -(-self.size // CHUNK)
+        # Whoever fills may have committed and unlinked the map meanwhile; then the mark goes nowhere, and nobody needs it.
+        os.pwrite(self._map, b"\x01", _HEADER.size + chunks + offset // CHUNK)
+
+    def read_map(self, *, trust_watermark: bool = True) -> MapState | None:
+        """Read what the map says now; None where it is not whole yet, or was written before this machine booted."""
+        head = os.pread(self._map, _HEADER.size, 0)
+        if len(head) < _HEADER.size:
+            return None
+        magic, version, state, size, chunk, generation, watermark, boot = _HEADER.unpack(head)
+        if magic != _MAGIC or version != _VERSION or chunk != CHUNK or boot != BOOT_ID:
+            return None
+        spans = Spans()
+        if size == UNKNOWN:
+            spans.add(0, watermark)
+            return MapState(state, None, generation, spans, ())
+        chunks = -(-size // CHUNK)
+        body = os.pread(self._map, 2 * chunks, _HEADER.size)
+        if len(body) < 2 * chunks:
+            return None
+        at = body.find(b"\x01", 0, chunks)
+        while at >= 0:
+            stop = body.find(b"\x00", at, chunks)
+            stop = chunks if stop < 0 else stop
+            spans.add(at * CHUNK, min(stop * CHUNK, size))
+            at = body.find(b"\x01", stop, chunks)
+        if trust_watermark:
+            spans.add(0, min(watermark, size))
+        wanted = []
+        at = body.find(b"\x01", chunks)
+        while at >= 0:
+            wanted.append((at - chunks) * CHUNK)
+            at = body.find(b"\x01", at + 1)
+        return MapState(state, size, generation, spans, tuple(wanted))
+
+    # --- how it ends ---------------------------------------------------------------------------------------------
+
+    def verified(self) -> None:
+        """Tell readers of other processes that the whole has been verified."""
+        self._pwrite_map(self._header(VERIFIED), 0)
+
+    def commit(self, size: int) -> None:
+        """Make the verified content whole: sync it, give it its name, forget the map. The lock is held."""
+        fd = self.file.fileno()
+        os.ftruncate(fd, size)
+        os.fchmod(fd, 0o444)
+        os.fsync(fd)
+        target = self._layout.blob(self.digest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._path.rename(target)
+        sync_directory(target.parent)
+        self._map_path.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Empty both files: what came was wrong. The lock is held."""
+        os.ftruncate(self._map, 0)
+        os.ftruncate(self.file.fileno(), 0)
+
+    def discard(self) -> None:
+        """Throw both files away. The lock is held: nobody else may be writing them."""
+        self._map_path.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
+
+    def _mark(self, start: int, stop: int, run: tuple[int, int]) -> None:
+        if run[0] == 0 and run[1] > self._watermark:
+            self._watermark = run[1]
+            self._pwrite_map(self._header(FILLING), 0)
+        if self.size is None:
+            return
+        first = max(start // CHUNK, -(-run[0] // CHUNK))
+        end = run[1] if run[1] == self.size else run[1] // CHUNK * CHUNK
+        last = min(-(-stop // CHUNK), -(-end // CHUNK))
+        if last > first:
+            self._pwrite_map(b"\x01" * (last - first), _HEADER.size + first)
+
+    def _header(self, state: int) -> bytes:
+        size = UNKNOWN if self.size is None else self.size
+        return _HEADER.pack(_MAGIC, _VERSION, state, size, CHUNK, self.generation, self._watermark, BOOT_ID)
+
+    def _pwrite_map(self, data: bytes, offset: int) -> None:
+        try:
+            os.pwrite(self._map, data, offset)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NoSpace(f"the disk that holds {self._layout.root} is full; free some of it") from error
+            raise
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and unlinks in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _allocate(fd: int, size: int) -> None:
+    """Reserve blocks, so that a full disk is found before the first byte. File systems that cannot are left alone.
+
+    Not `os.posix_fallocate`: where the file system cannot, the C library writes to every block instead.
+    """
+    result = _libc.fallocate(fd, 0, ctypes.c_long(0), ctypes.c_long(size))
+    if result == 0:
+        return
+    code = ctypes.get_errno()
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        with contextlib.suppress(OSError):  # what was allocated before it failed goes back
+            os.ftruncate(fd, 0)
+        raise NoSpace(f"the disk has no room for a blob of {size} bytes; free some of it")
+    if code not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+        raise OSError(code, os.strerror(code))

@@ -1,0 +1,75 @@
+"""One store, opened: its blobs, its index, its room, its threads."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
+
+import structlog
+
+from mirror.store.blobs import DiskBlobs
+from mirror.store.index import SqliteIndex
+from mirror.store.io import DiskThreads
+from mirror.store.layout import Layout
+from mirror.store.room import Room
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mirror.config import StorageConfig
+    from mirror.store.blobs import BlobStore
+    from mirror.store.index import Index
+
+log = structlog.get_logger(__name__)
+
+_ABANDONED = 7 * 24 * 3600  # seconds after which an unfinished fill is not gone on with
+
+
+class Store:
+    """Everything that `storage.path` holds."""
+
+    def __init__(self, layout: Layout, room: Room) -> None:
+        self.layout = layout
+        self.room = room
+        self.threads = DiskThreads()
+        self.blobs: BlobStore = DiskBlobs(layout, self.threads)
+        self._index = SqliteIndex(layout)
+        self.index: Index = self._index
+
+    @classmethod
+    def open(cls, config: StorageConfig) -> Self:
+        """Open the store, making it where there is none. Raise `StoreUnusable`."""
+        layout = Layout(config.path)
+        disk = os.statvfs(layout.root)
+        total = disk.f_blocks * disk.f_frsize
+        return cls(layout, Room(layout, max_size=config.max_size.of(total), min_free=config.min_free.of(total)))
+
+    async def count(self) -> None:
+        """Throw away what was left unfinished long ago, and count the rest: before anything is stored."""
+        await self.threads.run(self._sweep)
+        await self.threads.run(self.room.count)
+
+    def close(self) -> None:
+        """Write what is still to be written, and close."""
+        self._index.close()
+        self.threads.close()
+
+    def _sweep(self) -> None:
+        oldest = time.time() - _ABANDONED
+        for path in self.layout.fills.iterdir():
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < oldest and (path.suffix != ".part" or self._nobody_fills(path)):
+                    log.info("unfinished content is thrown away", path=str(path))
+                    path.unlink()
+
+    @staticmethod
+    def _nobody_fills(path: Path) -> bool:
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
