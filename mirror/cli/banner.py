@@ -1,0 +1,101 @@
+"""What a person sees when the mirror starts: where it listens, what it mirrors, how to use it, what to beware of."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from mirror import __version__
+from mirror.config.units import show_bytes
+
+if TYPE_CHECKING:
+    from mirror.config import Config
+
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # a comparison
+
+
+def announce(config: Config, *, room_bytes: int, used_bytes: int, bound: list[str], as_json: bool = False) -> None:
+    """Tell that the mirror is ready: the banner on a terminal, log lines elsewhere.
+
+    `bound` has the URLs that it answers at (`http://127.0.0.1:5000`), or `unix:/path`, with the port that was taken
+    where port 0 was asked for. `used_bytes` is what the cache holds, `room_bytes` what it may still take.
+    """
+    import structlog  # noqa: PLC0415  # `mirror check` needs the warnings of this module, and no log
+
+    log = structlog.get_logger()
+    if not as_json and config.log.format != "json" and sys.stderr.isatty():
+        sys.stderr.write(banner(config, room_bytes=room_bytes, used_bytes=used_bytes, bound=bound) + "\n")
+    else:
+        for address in bound:
+            log.info("listening", address=address)
+        log.info("mirroring", upstreams=_mirrored(config), default_upstream=config.default_upstream)
+        log.info("storing", path=str(config.storage.path.absolute()), used_bytes=used_bytes, room_bytes=room_bytes)
+        line = daemon_json(config, bound)
+        if line is not None:
+            log.info("for daemon.json", line=line)
+    for caution in warnings(config):
+        log.warning(caution)
+
+
+def banner(config: Config, *, room_bytes: int, used_bytes: int, bound: list[str]) -> str:
+    """Return the lines that a person sees at start; see `announce` for the arguments."""
+    mirrored = ", ".join(_mirrored(config))
+    if config.server.offline:
+        mirrored += "  (offline: only what is cached)"
+    room = f"({show_bytes(used_bytes)} used, room for {show_bytes(room_bytes)})"
+    lines = [
+        f"mirror {__version__}",
+        f"  listens on   {', '.join(bound)}",
+        f"  mirrors      {mirrored}",
+        f"  stores in    {config.storage.path.absolute()}  {room}",
+    ]
+    line = daemon_json(config, bound)
+    if line is not None:
+        lines.append(f"  daemon.json  {line}")
+    return "\n".join(lines)
+
+
+def daemon_json(config: Config, bound: list[str]) -> str | None:
+    """Return the line that makes Docker use this mirror, or None if Docker cannot reach it (Unix sockets only).
+
+    Docker mirrors docker.io only, and asks without a namespace: the line is right while that is the default upstream.
+    """
+    url = config.server.public_url or next((_dialled(url) for url in bound if not url.startswith("unix:")), None)
+    if url is None or config.default_upstream != "docker.io":
+        return None
+    return json.dumps({"registry-mirrors": [url]})
+
+
+def warnings(config: Config) -> list[str]:
+    """Return a sentence for each thing that the configuration allows and its owner may not have meant."""
+    sentences: list[str] = []
+    private = sorted(upstream.name for upstream in config.upstreams.values() if upstream.password is not None)
+    open_to = [str(listen) for listen in config.server.listen if not listen.local]
+    if private and open_to:
+        sentences.append(
+            f"EVERYBODY who reaches {', '.join(open_to)} can read the private images of {', '.join(private)}, because "
+            "the mirror fetches them with its own credentials; listen on 127.0.0.1, or keep strangers out (firewall)"
+        )
+    plain = sorted(
+        upstream.name
+        for upstream in config.upstreams.values()
+        if upstream.password is not None and urlsplit(upstream.url).scheme == "http"
+    )
+    if plain:
+        sentences.append(f"the password for {', '.join(plain)} travels without encryption; give an https:// url")
+    return sentences
+
+
+def _mirrored(config: Config) -> list[str]:
+    first = config.default_upstream
+    names = [first, *(name for name in config.upstreams if name != first)]
+    return [*names, "any other public registry"] if config.wildcard else names
+
+
+def _dialled(url: str) -> str:
+    """Return a URL that can be dialled from this machine: nobody dials the address that means all of them."""
+    parts = urlsplit(url)
+    host = _EVERYWHERE.get(parts.hostname or "")
+    return url if host is None else f"{parts.scheme}://{host}:{parts.port}"

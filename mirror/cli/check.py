@@ -1,0 +1,28 @@
+"""`mirror check`: say whether the configuration is right, and what it comes to."""
+
+from __future__ import annotations
+
+import json as json_format
+import os
+from typing import Any
+
+import typer
+import yaml
+
+from mirror import config as configuration
+from mirror.cli.banner import warnings
+from mirror.cli.options import ConfigOption, JsonOption  # noqa: TC001  # typer reads it at run time
+
+
+def check(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Validate the configuration and print what is in effect, secrets masked."""
+    settings = configuration.load(config, os.environ)
+    effective = configuration.effective(settings)
+    cautions = warnings(settings)
+    if json:
+        report: dict[str, Any] = {"config": effective, "warnings": cautions}
+        typer.echo(json_format.dumps(report))
+        return
+    for caution in cautions:
+        typer.echo(f"warning: {caution}", err=True)
+    typer.echo(yaml.safe_dump(effective, sort_keys=False, allow_unicode=True), nl=False)

@@ -1,0 +1,75 @@
+"""The command `mirror`: what every command shares, and the way out.
+
+Results go to standard output, failures to standard error; with `--json` each is one JSON object. Exit codes: 0 done,
+1 some of the work failed, 2 usage or configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from mirror import __version__
+from mirror.cli import check, serve
+from mirror.errors import ConfigError, MirrorError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+app = typer.Typer(
+    name="mirror",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # rich is slow to import, and plain help reads as well
+    pretty_exceptions_enable=False,
+)
+app.command("serve")(serve.serve)
+app.command("check")(check.check)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mirror {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help="A pull-through caching registry mirror.")
+def _common(
+    version: Annotated[  # its callback does the work
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before the command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command that `arguments` (those of the process) name, and exit."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    as_json = "--json" in arguments
+    try:
+        code = app(arguments, prog_name="mirror", standalone_mode=False)
+    except ConfigError as error:
+        _fail(error.problems, as_json=as_json)
+        code = 2
+    except MirrorError as error:
+        _fail([str(error)], as_json=as_json)
+        code = 1
+    except typer.TyperException as error:
+        _fail([error.format_message()], as_json=as_json)
+        code = 2
+    except (typer.Abort, KeyboardInterrupt):
+        code = 1
+    except OSError as error:
+        _fail([str(error)], as_json=as_json)
+        code = 1
+    raise SystemExit(code or 0)
+
+
+def _fail(problems: list[str], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"problems": problems}), err=True)
+    else:
+        typer.echo("\n".join(problems), err=True)

@@ -1,0 +1,68 @@
+"""A `Config` written back as the document that would give it, with every key, and secrets masked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mirror.config.units import show_duration
+
+if TYPE_CHECKING:
+    from mirror.config.values import Config, UpstreamConfig
+
+_MASK = "***"
+
+
+def effective(config: Config) -> dict[str, Any]:
+    """Return the configuration in effect as plain data, in the shape of `mirror.yaml`; what is not set is left away."""
+    server = config.server
+    serving: dict[str, Any] = {
+        "listen": [str(listen) for listen in server.listen],
+        "tls": {"cert_file": str(server.tls.cert_file), "key_file": str(server.tls.key_file)} if server.tls else None,
+        "public_url": server.public_url,
+        "workers": server.workers,
+        "offline": server.offline,
+        "fallback": server.fallback,
+        "shutdown_timeout": show_duration(server.shutdown_timeout),
+    }
+    upstreams: dict[str, Any] = {name: _upstream(upstream) for name, upstream in config.upstreams.items()}
+    if config.wildcard:
+        upstreams["*"] = True
+    return {
+        "server": _set(serving),
+        "storage": {
+            "path": str(config.storage.path),
+            "max_size": str(config.storage.max_size),
+            "min_free": str(config.storage.min_free),
+        },
+        "upstreams": upstreams,
+        "default_upstream": config.default_upstream,
+        "freshness": [
+            {"match": rule.match, "immutable": True, "stale_if_error": show_duration(rule.stale_if_error)}
+            if rule.immutable
+            else {
+                "match": rule.match,
+                "ttl": show_duration(rule.ttl),
+                "stale_while_revalidate": show_duration(rule.stale_while_revalidate),
+                "stale_if_error": show_duration(rule.stale_if_error),
+            }
+            for rule in config.freshness
+        ],
+        "log": {"level": config.log.level, "format": config.log.format},
+    }
+
+
+def _upstream(upstream: UpstreamConfig) -> dict[str, Any]:
+    return _set(
+        {
+            "url": upstream.url,
+            "username": upstream.username,
+            "password": _MASK if upstream.password else None,
+            "read_ahead": upstream.read_ahead,
+            "realms": list(upstream.realms) or None,
+            "ca_file": str(upstream.ca_file) if upstream.ca_file else None,
+        }
+    )
+
+
+def _set(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}

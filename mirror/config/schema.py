@@ -1,0 +1,263 @@
+"""The shape of `mirror.yaml`, section by section. Nothing outside `mirror.config` sees these models.
+
+The document gives texts (`config.document`); a validator turns each into its value, or raises `ValueError` with the
+rest of a sentence that begins with what was written: "is not a size; write for example 50GiB".
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import ssl
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, model_validator
+
+from mirror.config.units import Size, parse_duration
+from mirror.config.values import Listen, Secret
+from mirror.errors import NameInvalid
+from mirror.oci.namespaces import check_host
+
+_HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})", re.ASCII)
+_NETLOC = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?::[0-9]{1,5})?", re.ASCII)
+_PORTS = range(65536)
+_GLOB = re.compile(r"[a-z0-9._?*-]+(?::[0-9?*]+)?(?:/[a-z0-9._?*-]+)*")
+_MAX_SECRET = 64 * 1024  # bytes; a token service's refresh token is a few KiB
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError("is not a single text; write one value here")
+
+
+def _listen(value: object) -> Listen:
+    text = _text(value)
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path.startswith("/") or "\0" in path or len(os.fsencode(path)) > 107:  # noqa: PLR2004  # sun_path, unix(7)
+            raise ValueError("is not a socket; write unix: and an absolute path of at most 107 bytes")
+        return Listen(path=path)
+    match = _HOST_AND_PORT.fullmatch(text)
+    if match is None:
+        if re.fullmatch(r":?[0-9]{1,5}", text, re.ASCII):
+            port = text.lstrip(":")
+            raise ValueError(
+                f"does not say for whom; write 127.0.0.1:{port} for this machine alone or 0.0.0.0:{port} for everybody"
+            )
+        raise ValueError("is not an address; write for example 127.0.0.1:5000, [::]:5000 or unix:/run/mirror.sock")
+    host, number = (match[1] or match[2]).lower(), int(match[3])
+    if match[1]:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise ValueError("has no IPv6 address in its brackets; write for example [::1]:5000") from None
+    if number not in _PORTS:
+        raise ValueError("has a port that does not exist; ports end at 65535")
+    return Listen(host=host, port=number)
+
+
+def check_url(value: object) -> str:
+    """Return an http or https URL without a slash at its end; raise `ValueError` if it is more than host and path."""
+    text = _text(value)
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError("is not a URL; write for example https://registry.example:5443") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("is not an http or https URL; write for example https://registry.example:5443")
+    if "@" in parts.netloc:
+        raise ValueError("holds a user name or password; write them under username and password_file")
+    if "?" in text or "#" in text:
+        raise ValueError("has a query or a fragment; leave it away")
+    dialable = (
+        _NETLOC.fullmatch(parts.netloc) and port != 0 and text.isascii() and text.isprintable() and " " not in text
+    )
+    if not dialable:
+        raise ValueError("is not a URL that can be dialled; write for example https://registry.example:5443")
+    path = parts.path.rstrip("/")
+    if path.endswith("/v2"):
+        raise ValueError("ends in /v2, which the mirror adds itself; leave it away")
+    return f"{parts.scheme}://{parts.netloc.lower()}{path}"
+
+
+def _size(value: object) -> Size:
+    return Size.parse(_text(value))
+
+
+def _duration(value: object) -> float:
+    return parse_duration(_text(value))
+
+
+def _secret(value: object) -> Secret:
+    text = _text(value)
+    if not text:
+        raise ValueError("is empty; leave the key away if there is none")
+    return Secret(text)
+
+
+def _secret_file(value: object) -> Secret:
+    path = _text(value)
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(_MAX_SECRET + 1)
+        secret = content.decode().removesuffix("\n").removesuffix("\r")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot be read ({_cause(error)}); name a file that the mirror may read") from None
+    if not secret or len(content) > _MAX_SECRET:
+        raise ValueError("is empty or longer than 64 KiB; put the password into it, and nothing else")
+    return Secret(secret)
+
+
+def _readable(value: object) -> Path:
+    path = Path(_text(value))
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot be read ({_cause(error)}); name a file that the mirror may read") from None
+    return path
+
+
+def _ca_file(value: object) -> Path:
+    path = _readable(value)
+    try:
+        ssl.create_default_context(cafile=path)
+    except (ssl.SSLError, ValueError):
+        raise ValueError("holds no certificate; name a PEM file with the authority's certificate") from None
+    return path
+
+
+def _realm(value: object) -> str:
+    text = _text(value).lower()
+    try:
+        return check_host(text)
+    except NameInvalid:
+        raise ValueError("is not a host; write for example auth.registry.example, without https://") from None
+
+
+def _username(value: object) -> str:
+    text = _text(value)
+    if not text or ":" in text or not text.isprintable():  # RFC 7617 §2: a colon would end the user name
+        raise ValueError("is not a user name; it is not empty and holds no colon")
+    return text
+
+
+def _storage_path(value: object) -> Path:
+    text = _text(value)
+    if not text or "\0" in text:
+        raise ValueError("is not a path; write for example /var/lib/mirror")
+    return Path(text)
+
+
+def _boolean(value: object) -> bool:
+    text = _text(value).lower()
+    if text not in ("true", "false", "yes", "no", "on", "off"):
+        raise ValueError("is not a yes or no; write true or false")
+    return text in ("true", "yes", "on")
+
+
+def _workers(value: object) -> int:
+    if _text(value) != "1":
+        raise ValueError("is not supported yet: the mirror runs in one process; write 1, or leave it away")
+    return 1
+
+
+def _match(value: object) -> str:
+    text = _text(value)
+    if not text or _GLOB.fullmatch(text) is None:
+        raise ValueError('does not match repositories; write for example "docker.io/library/**", without a tag')
+    if any("**" in part and part != "**" for part in text.split("/")):
+        raise ValueError('has ** beside other characters; ** stands between slashes, as in "quay.io/org/**"')
+    return text
+
+
+def _none_yet(value: object) -> tuple[str, ...]:
+    if value:
+        raise ValueError("is not supported yet; leave it away")
+    return ()
+
+
+def _listed(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+def _cause(error: Exception) -> str:
+    return error.strerror or "unreadable" if isinstance(error, OSError) else "it is not a text file"
+
+
+Boolean = Annotated[bool, PlainValidator(_boolean)]
+Duration = Annotated[float, PlainValidator(_duration)]
+Address = Annotated[Listen, PlainValidator(_listen)]
+
+
+class Section(BaseModel):
+    """A part of the document: keys that are not declared are refused, keys without a value are not given."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+class ServerSection(Section):
+    """`server:`, without `tls`."""
+
+    listen: Annotated[list[Address], BeforeValidator(_listed)] = [Listen("127.0.0.1", 5000)]
+    public_url: Annotated[str | None, PlainValidator(check_url)] = None
+    trusted_proxies: Annotated[tuple[str, ...], PlainValidator(_none_yet)] = ()
+    workers: Annotated[int, PlainValidator(_workers)] = 1
+    offline: Boolean = False
+    fallback: Boolean = True
+    shutdown_timeout: Duration = 30.0
+
+
+class TlsSection(Section):
+    """`server.tls:`."""
+
+    cert_file: Annotated[Path, PlainValidator(_readable)]
+    key_file: Annotated[Path, PlainValidator(_readable)]
+
+
+class StorageSection(Section):
+    """`storage:`."""
+
+    path: Annotated[Path, PlainValidator(_storage_path)] = Path("data")
+    max_size: Annotated[Size, PlainValidator(_size)] = Size(bytes=50 * 1024**3)
+    min_free: Annotated[Size, PlainValidator(_size)] = Size(percent=5.0)
+
+
+class UpstreamSection(Section):
+    """One entry of `upstreams:`."""
+
+    url: Annotated[str | None, PlainValidator(check_url)] = None
+    endpoints: Annotated[tuple[str, ...], PlainValidator(_none_yet)] = ()
+    username: Annotated[str | None, PlainValidator(_username)] = None
+    password: Annotated[Secret | None, PlainValidator(_secret)] = None
+    password_file: Annotated[Secret | None, PlainValidator(_secret_file)] = None
+    read_ahead: Boolean = True
+    realms: Annotated[list[Annotated[str, PlainValidator(_realm)]], BeforeValidator(_listed)] = []
+    ca_file: Annotated[Path | None, PlainValidator(_ca_file)] = None
+
+
+class RuleSection(Section):
+    """One entry of `freshness:`."""
+
+    match: Annotated[str, PlainValidator(_match)]
+    ttl: Duration = 60.0
+    stale_while_revalidate: Duration = 0.0
+    stale_if_error: Duration = float("inf")
+    immutable: Boolean = False
+
+
+class LogSection(Section):
+    """`log:`."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"

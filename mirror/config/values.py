@@ -1,0 +1,148 @@
+"""What a configuration is once it has been read: frozen values, passed down to whoever needs them."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mirror.config.units import Size
+
+
+class Secret:
+    """A text that no representation shows. Whoever needs it says so with `reveal()`."""
+
+    __slots__ = ("__text",)
+
+    def __init__(self, text: str) -> None:
+        self.__text = text
+
+    def reveal(self) -> str:
+        """Return the text itself. It goes into a header, and nowhere else."""
+        return self.__text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other.reveal() == self.__text
+
+    def __hash__(self) -> int:
+        return hash(self.__text)
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where the server listens: a host and a port, or (`path` set) a Unix socket. Port 0 takes any free one."""
+
+    host: str = ""
+    port: int = 0
+    path: str | None = None
+
+    @property
+    def local(self) -> bool:
+        """Say whether only this machine can reach it."""
+        if self.path is not None or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """The server's own certificate chain and its key, PEM files that are known to load and to belong together."""
+
+    cert_file: Path
+    key_file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """How the server meets its clients. `shutdown_timeout` is in seconds."""
+
+    listen: tuple[Listen, ...]
+    tls: Tls | None
+    public_url: str | None  # without a slash at its end
+    trusted_proxies: tuple[str, ...]
+    workers: int
+    offline: bool
+    fallback: bool
+    shutdown_timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class StorageConfig:
+    """Where the cache lies and how large it may become: min(max_size, what is free less min_free)."""
+
+    path: Path
+    max_size: Size
+    min_free: Size
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamConfig:
+    """One registry to fetch from. `name` is its canonical namespace; `url` has no slash at its end and no `/v2`."""
+
+    name: str
+    url: str
+    endpoints: tuple[str, ...] = ()
+    username: str | None = None
+    password: Secret | None = None
+    read_ahead: bool = True
+    realms: tuple[str, ...] = ()  # hosts of token services that may see the password, besides the registry's own domain
+    ca_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FreshnessRule:
+    """How long a tag of the repositories that `match` may be served unasked, in seconds; `math.inf` is forever."""
+
+    match: str
+    ttl: float
+    stale_while_revalidate: float
+    stale_if_error: float
+    immutable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"]
+    format: Literal["auto", "console", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Proxies:
+    """HTTP proxies from the environment. The URLs may hold a password, so no representation shows them."""
+
+    http: str | None = field(default=None, repr=False)
+    https: str | None = field(default=None, repr=False)
+    no_proxy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration. `freshness` is never empty: its last rule matches everything."""
+
+    server: ServerConfig
+    storage: StorageConfig
+    upstreams: Mapping[str, UpstreamConfig]
+    wildcard: bool  # upstreams that are not named are admitted too
+    default_upstream: str
+    freshness: tuple[FreshnessRule, ...]
+    log: LogConfig
+    proxies: Proxies
