@@ -1,0 +1,1 @@
+"""HTTP out: challenges and tokens, redirects, retries, what is peculiar to each registry."""

@@ -1,0 +1,61 @@
+"""Which network addresses a mirror may dial for an upstream that nobody configured by hand."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from typing import Any
+
+# Addresses that carry an IPv4 address inside: what counts is the address that the packet ends at.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+# Names that mean this machine or this site wherever they are looked up (RFC 6761, RFC 6762, RFC 9476 and custom).
+_LOCAL_NAMES = ("localhost", "local", "internal", "home.arpa")
+
+
+class AddressRefused(OSError):
+    """A connection to an address that is not public. The text is the same for each: asyncio joins texts that differ."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EACCES, "it is a private address, which only an upstream configured by hand may have")
+
+
+def is_public(address: str) -> bool:
+    """Say whether the IP address is one of the public Internet; False also for what is not an IP address."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if inner is None and ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+        if inner is not None:
+            ip = inner
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
+
+
+def is_private_host(host: str) -> bool:
+    """Say whether `host`, as written, cannot be public: a private address, or a name that is local by definition.
+
+    Other names are judged when they are dialled (`public_socket`): only then is it known where they lead.
+    """
+    name = host.lower().strip("[]").rstrip(".")
+    try:
+        ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        return any(name == local or name.endswith("." + local) for local in _LOCAL_NAMES)
+    return not is_public(name)
+
+
+def public_socket(address: tuple[Any, ...]) -> socket.socket:
+    """Make the socket for one entry of `getaddrinfo`; raise `AddressRefused` unless its address is public.
+
+    It is aiohttp's `socket_factory`, so it sees the very address that is dialled: a name that resolves differently a
+    moment later (DNS rebinding) does not pass, and neither does an address that is written out.
+    """
+    family, kind, protocol, _, where = address
+    if not is_public(str(where[0])):
+        raise AddressRefused
+    return socket.socket(family=family, type=kind, proto=protocol)

@@ -1,0 +1,145 @@
+"""The seam between the cache and the registries it fills from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from mirror.oci.digest import Digest
+    from mirror.oci.name import Reference, Repository
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestHead:
+    """What upstream says of a manifest without sending it."""
+
+    digest: Digest | None  # None: upstream sent no Docker-Content-Digest, or one that does not parse
+    media_type: str
+    size: int | None  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestBody:
+    """A manifest as upstream sent it, byte for byte; its digest is verified (against the reference, or the header)."""
+
+    digest: Digest
+    media_type: str  # without parameters
+    body: bytes
+    public: bool  # it was obtained without credentials
+
+
+@dataclass(frozen=True, slots=True)
+class TagPage:
+    """One page of a repository's tags, in upstream's order."""
+
+    tags: tuple[str, ...]
+    more: bool  # upstream says that there is a next page
+
+
+@dataclass(frozen=True, slots=True)
+class ReferrersBody:
+    """Upstream's whole list of referrers of one digest: an OCI index, its pages joined, no filter applied."""
+
+    body: bytes
+    public: bool
+
+
+class Urgency:
+    """Whether somebody waits for a transfer. It starts as it is made, and may be raised once, while it waits or runs."""
+
+    __slots__ = ("_hear", "urgent")
+
+    def __init__(self, *, urgent: bool) -> None:
+        self.urgent = urgent
+        self._hear: list[Callable[[], None]] = []
+
+    def on_raise(self, hear: Callable[[], None]) -> None:
+        """Call `hear` when the urgency is raised."""
+        self._hear.append(hear)
+
+    def raise_(self) -> None:
+        """Make it urgent: a client has come to wait for what was only read ahead."""
+        if not self.urgent:
+            self.urgent = True
+            for hear in self._hear:
+                hear()
+
+
+class BlobBody(Protocol):
+    """One answer to a GET of a blob, its headers read and checked, its body still to come."""
+
+    start: int  # offset of the first byte that will come; 0 where upstream ignored the range
+    stop: int | None  # offset after the last byte that will come; None: not known before the end
+    size: int | None  # size of the whole blob, bytes; None: upstream did not say
+    ranged: bool  # upstream answered 206
+    public: bool  # it was obtained without credentials
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the bytes as they come, whatever has come by then, and never more than 1 MiB at once.
+
+        Ends cleanly only at `stop`; raises `UpstreamUnavailable` where the transfer breaks or stalls.
+        """
+        ...
+
+
+class Upstream(Protocol):
+    """One registry. Every method raises one of `mirror.errors.UpstreamError` and nothing else.
+
+    `patience` is what the whole call may take until the headers of the answer are there, in seconds: tokens, redirects,
+    waiting for a free connection and retries included.
+    """
+
+    namespace: str
+    away: bool  # the last contact failed, or there has been none, or the mirror is offline
+
+    async def head(self, repository: Repository, reference: Reference, *, patience: float) -> ManifestHead:
+        """Ask which manifest `reference` names now. Docker Hub does not count it against the limit."""
+        ...
+
+    async def manifest(self, repository: Repository, reference: Reference, *, patience: float) -> ManifestBody:
+        """Fetch one manifest, at most 4 MiB (`oci.manifest.MAX_SIZE`), and verify it."""
+        ...
+
+    def blob(
+        self,
+        repository: Repository,
+        digest: Digest,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        urgency: Urgency,
+        patience: float,
+    ) -> AbstractAsyncContextManager[BlobBody]:
+        """Fetch a blob, or its bytes from `start` up to and without `stop`, by GET.
+
+        A `Range` header is sent only where `start` or `stop` is given. What is not urgent is read-ahead: it waits behind
+        whatever is urgent, and holds at most six of the eight places for blobs of this upstream. Leaving the context early
+        closes the connection, leaving it after the last byte keeps it for reuse. An answer whose `Content-Range` is not
+        what was asked for raises `UpstreamBroken`; a 200 to a range is an answer (`ranged` is False, `start` 0); a 416
+        raises `UpstreamBroken`.
+        """
+        ...
+
+    async def tags(self, repository: Repository, *, n: int | None, last: str | None, patience: float) -> TagPage:
+        """Fetch one page of the list of tags."""
+        ...
+
+    async def referrers(self, repository: Repository, digest: Digest, *, patience: float) -> ReferrersBody:
+        """Fetch all referrers of `digest`. `UpstreamNotFound` says that upstream has no referrers API."""
+        ...
+
+
+class Upstreams(Protocol):
+    """All upstreams that the configuration admits."""
+
+    def of(self, namespace: str) -> Upstream:
+        """Return the upstream of a canonical namespace; raise `NameUnknown` for one that is not mirrored."""
+        ...
+
+    async def close(self) -> None:
+        """Close every connection."""
+        ...

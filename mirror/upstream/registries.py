@@ -1,0 +1,147 @@
+"""All upstreams that the configuration admits."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NoReturn
+from weakref import WeakSet
+
+from cachetools import LRUCache
+from yarl import URL
+
+from mirror.errors import ConfigError, NameUnknown, UpstreamAway
+from mirror.upstream.authorizer import Credentials
+from mirror.upstream.registry import Registry
+from mirror.upstream.sessions import Sessions, trust_store
+from mirror.upstream.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from mirror.config import Config, UpstreamConfig
+    from mirror.oci.digest import Digest
+    from mirror.oci.name import Reference, Repository
+    from mirror.upstream.protocol import (
+        BlobBody,
+        ManifestBody,
+        ManifestHead,
+        ReferrersBody,
+        TagPage,
+        Upstream,
+        Urgency,
+    )
+    from mirror.upstream.sessions import Trusted
+
+_MAX_UNNAMED = 256  # upstreams that only `"*"` admits, which are remembered at once
+
+
+class Registries:
+    """`mirror.upstream.protocol.Upstreams` over HTTP.
+
+    `instance` names this mirror in `Via`, so that it knows its own requests; `request_id` returns the id of the request
+    that is being answered, if there is one. Raises `ConfigError` for a `ca_file` that cannot be used.
+    """
+
+    def __init__(self, config: Config, *, instance: str, request_id: Callable[[], str | None]) -> None:
+        self._sessions = Sessions(config.proxies, instance=instance, request_id=request_id)
+        self._offline = config.server.offline
+        self._wildcard = config.wildcard
+        self._configured: dict[str, Upstream] = {}
+        self._registries: WeakSet[Registry] = WeakSet()
+        self._unnamed: LRUCache[str, Upstream] = LRUCache(_MAX_UNNAMED)
+        problems: list[str] = []
+        for name, upstream in config.upstreams.items():
+            if self._offline:
+                self._configured[name] = Away(name)
+                continue
+            try:
+                trusted = trust_store(upstream.ca_file)
+            except OSError as error:
+                problems.append(f"upstreams.{name}.ca_file: {upstream.ca_file} cannot be used: {error}")
+                continue
+            self._configured[name] = self._make(name, upstream, trusted)
+        if problems:
+            raise ConfigError(problems)
+
+    def of(self, namespace: str) -> Upstream:
+        """Return the upstream of a canonical namespace; raise `NameUnknown` for one that is not mirrored."""
+        if namespace in self._configured:
+            return self._configured[namespace]
+        if not self._wildcard:
+            raise NameUnknown(
+                f"{namespace} is not mirrored here; to mirror it, add it under `upstreams` of the configuration"
+            )
+        if namespace not in self._unnamed:
+            self._unnamed[namespace] = Away(namespace) if self._offline else self._make(namespace, None, None)
+        return self._unnamed[namespace]
+
+    async def close(self) -> None:
+        """Close every connection, and end token fetches that are under way."""
+        for registry in list(self._registries):
+            await registry.close()
+        await self._sessions.close()
+
+    def _make(self, name: str, upstream: UpstreamConfig | None, trusted: Trusted) -> Registry:
+        if upstream is None:
+            try:
+                url = URL(f"https://{name}")
+                usable = bool(url.host and url.port)
+            except ValueError:
+                usable = False
+            if not usable or url.path != "/" or url.user is not None or url.query_string:
+                raise NameUnknown(f"{name[:160]!r} is not the name of a registry")
+            wire = Wire(name, self._sessions, guarded=True, trusted=None, label="*")
+            registry = Registry(url, wire)
+        else:
+            wire = Wire(name, self._sessions, guarded=False, trusted=trusted)
+            credentials = None
+            if upstream.username is not None and upstream.password is not None:
+                credentials = Credentials(upstream.username, upstream.password)
+            registry = Registry(URL(upstream.url), wire, credentials=credentials, realms=upstream.realms)
+        self._registries.add(registry)
+        return registry
+
+
+class Away:
+    """An upstream that is not dialled, because `server.offline` says so. Every method raises `UpstreamAway`."""
+
+    away = True
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+
+    async def head(self, repository: Repository, reference: Reference, *, patience: float) -> ManifestHead:  # noqa: ARG002
+        """See `Upstream.head`."""
+        self._refuse()
+
+    async def manifest(self, repository: Repository, reference: Reference, *, patience: float) -> ManifestBody:  # noqa: ARG002
+        """See `Upstream.manifest`."""
+        self._refuse()
+
+    @asynccontextmanager
+    async def blob(
+        self,
+        repository: Repository,  # noqa: ARG002
+        digest: Digest,  # noqa: ARG002
+        *,
+        start: int = 0,  # noqa: ARG002
+        stop: int | None = None,  # noqa: ARG002
+        urgency: Urgency,  # noqa: ARG002
+        patience: float,  # noqa: ARG002
+    ) -> AsyncIterator[BlobBody]:
+        """See `Upstream.blob`."""
+        self._refuse()
+        yield  # what makes this a generator
+
+    async def tags(self, repository: Repository, *, n: int | None, last: str | None, patience: float) -> TagPage:  # noqa: ARG002
+        """See `Upstream.tags`."""
+        self._refuse()
+
+    async def referrers(self, repository: Repository, digest: Digest, *, patience: float) -> ReferrersBody:  # noqa: ARG002
+        """See `Upstream.referrers`."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise UpstreamAway(
+            f"this mirror is offline by its configuration, so {self.namespace} is not asked", namespace=self.namespace
+        )

@@ -1,0 +1,217 @@
+"""One request to one server, and what went wrong with it in words for a person."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from mirror.errors import UpstreamBroken, UpstreamError, UpstreamUnavailable
+from mirror.metrics import UPSTREAM_ANSWERS, UPSTREAM_AWAY, UPSTREAM_BYTES
+from mirror.upstream.address import AddressRefused
+from mirror.upstream.sessions import STALL
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from yarl import URL
+
+    from mirror.upstream.sessions import Sessions, Trusted
+
+_MAX_ERROR_BODY = 64 * 1024  # bytes of an error's body that are read
+_MAX_QUOTE = 300  # characters of it that a person is shown
+_PIECE = 1024 * 1024  # bytes; what `pieces` yields at most
+_QUERY = re.compile(r"\?[^\s\"']+")
+
+
+@dataclass(slots=True)
+class Answer:
+    """An answer whose headers are here. `error_body` is set once the body of an error was read."""
+
+    response: aiohttp.ClientResponse
+    url: URL  # where it came from, after redirects; perhaps signed: not for showing
+    public: bool = True  # no credentials were in play
+    error_body: bytes | None = None
+
+    @property
+    def status(self) -> int:
+        """The status code."""
+        return self.response.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, by name in any case."""
+        return self.response.headers
+
+    def all(self, name: str) -> list[str]:
+        """Return every value of a header that may come several times."""
+        return list(self.response.headers.getall(name, []))
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it."""
+        self.response.close()
+
+
+class Wire:
+    """How one upstream is dialled, its redirect targets and token services included."""
+
+    def __init__(
+        self, namespace: str, sessions: Sessions, *, guarded: bool, trusted: Trusted, label: str | None = None
+    ) -> None:
+        self.namespace = namespace
+        self._sessions = sessions
+        self._guarded = guarded
+        self._trusted = trusted
+        self._label = label or namespace
+        self._bytes = UPSTREAM_BYTES.labels(self._label)
+
+    async def send(self, method: str, url: URL, headers: Mapping[str, str], *, kind: str) -> Answer:
+        """Send one request, following nothing.
+
+        `kind` is one of manifest, blob, token, tags, referrers, ping, for the metrics. Raise `UpstreamUnavailable`
+        where no answer comes, `UpstreamBroken` where it is none of HTTP's or the address must not be dialled.
+        """
+        try:
+            response = await self._sessions.request(
+                method, url, headers, bulk=kind == "blob", guarded=self._guarded, trusted=self._trusted
+            )
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: an address that aiohttp cannot send
+            self.count(kind, "timeout" if isinstance(error, TimeoutError) else "connect")
+            raise self.failure(error, url) from None  # the cause's own text may show the address with its query
+        self.count(kind, str(response.status))
+        return Answer(response, url)
+
+    def count(self, kind: str, status: str) -> None:
+        """Count one answer, or its absence."""
+        UPSTREAM_ANSWERS.labels(self._label, kind, status).inc()
+
+    def tell_away(self, *, away: bool) -> None:
+        """Tell the metrics whether the last contact failed."""
+        UPSTREAM_AWAY.labels(self._label).set(away)
+
+    def failure(self, error: BaseException, url: URL) -> UpstreamError:
+        """Return the error that says why there was no answer, or no end of one, from `url`."""
+        host = url.host if url.is_default_port() else f"{url.host}:{url.port}"
+        inner = getattr(error, "os_error", error)
+        if isinstance(inner, AddressRefused):
+            return UpstreamBroken(f"{self.namespace}: {host}: {inner.strerror}", namespace=self.namespace)
+        # aiohttp's errors of certificates are of `ValueError` too, and those may be mended over there.
+        senseless = isinstance(error, aiohttp.InvalidURL) or not isinstance(error, aiohttp.ClientError | OSError)
+        kind = UpstreamBroken if senseless else UpstreamUnavailable
+        return kind(f"{self.namespace}: {host}: {_explain(error)}", namespace=self.namespace)
+
+    async def pieces(self, answer: Answer, *, stall: float = STALL) -> AsyncIterator[bytes]:
+        """Yield the body as it comes, at most 1 MiB at once; raise `UpstreamUnavailable` where it breaks or stalls.
+
+        `stall` under 30 makes it less patient than the session is.
+        """
+        content = answer.response.content
+        counted = self._bytes.inc
+        try:
+            while True:
+                if stall < STALL:
+                    async with asyncio.timeout(stall):
+                        piece = await content.readany()
+                else:
+                    piece = await content.readany()
+                if not piece:
+                    return
+                counted(len(piece))
+                if len(piece) <= _PIECE:
+                    yield piece
+                else:  # rare: aiohttp holds hardly more than this
+                    for start in range(0, len(piece), _PIECE):
+                        yield piece[start : start + _PIECE]
+        except (aiohttp.ClientError, OSError) as error:
+            raise self.failure(error, answer.url) from None
+
+    async def read(self, answer: Answer, limit: int) -> bytes:
+        """Read a small body; raise `UpstreamBroken` where it has more than `limit` bytes, else as `pieces`."""
+        announced = answer.response.content_length
+        body = bytearray()
+        if announced is None or announced <= limit:
+            async for piece in self.pieces(answer):
+                body += piece
+                if len(body) > limit:
+                    break
+            else:
+                return bytes(body)
+        answer.close()
+        raise UpstreamBroken(
+            f"{self.namespace} sent more than {limit // 1024} KiB where less was due",
+            namespace=self.namespace,
+            upstream_status=answer.status,
+        )
+
+    async def read_error(self, answer: Answer) -> bytes:
+        """Read the start of an error's body, once; nothing where it does not come. The answer is done with then."""
+        if answer.error_body is None:
+            answer.error_body = b""
+            body = bytearray()
+            try:
+                async for piece in self.pieces(answer, stall=2.0):
+                    body += piece
+                    if len(body) > _MAX_ERROR_BODY:
+                        break
+            except UpstreamUnavailable:
+                pass  # the status says enough: the body is for the person's ease only
+            finally:
+                answer.close()
+            answer.error_body = bytes(body[:_MAX_ERROR_BODY])
+        return answer.error_body
+
+
+def quote_error(body: bytes, secrets: tuple[str, ...] = ()) -> str:
+    """Return what the errors of an OCI error body say, fit to be shown, or nothing.
+
+    It is cut, printable, without the queries of addresses (they may be signed); and nothing if it repeats a secret.
+    """
+    try:
+        errors = json.loads(body).get("errors")
+        said = "; ".join(str(e.get("message") or e.get("code") or "") for e in errors[:3])
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return ""
+    if any(secret in said for secret in secrets if secret):
+        return ""
+    said = "".join(c if c.isprintable() else " " for c in _QUERY.sub("?…", said))
+    return said[:_MAX_QUOTE].strip()
+
+
+def _certificate(error: Any) -> str:
+    return f"its certificate is not trusted ({getattr(error.certificate_error, 'verify_message', 'invalid')})"
+
+
+def _tls(error: Any) -> str:
+    return f"TLS failed ({getattr(error.os_error, 'reason', None) or 'handshake'})"
+
+
+def _connector(error: Any) -> str:
+    return f"no connection ({error.os_error.strerror or type(error.os_error).__name__})"
+
+
+# The first that fits; the narrow before the wide.
+_CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str | Callable[[Any], str]], ...] = (
+    (aiohttp.ClientConnectorDNSError, "its name does not resolve"),
+    (aiohttp.ClientConnectorCertificateError, _certificate),
+    (aiohttp.ClientConnectorSSLError, _tls),
+    (aiohttp.ClientProxyConnectionError, "the proxy that leads there cannot be reached"),
+    (aiohttp.ClientHttpProxyError, lambda error: f"the proxy that leads there answered {error.status}"),
+    (aiohttp.ConnectionTimeoutError, "no connection in time"),
+    (TimeoutError, "nothing came for too long"),
+    (aiohttp.ClientConnectorError, _connector),
+    ((aiohttp.ServerDisconnectedError, ConnectionError), "it closed the connection"),
+    (aiohttp.ClientPayloadError, "the transfer broke off"),
+    (aiohttp.ClientResponseError, "its answer is not HTTP"),
+    (ValueError, "an address that cannot be asked for"),
+)
+
+
+def _explain(error: BaseException) -> str:
+    for kinds, cause in _CAUSES:
+        if isinstance(error, kinds):
+            return cause if isinstance(cause, str) else cause(error)
+    return f"no answer ({type(error).__name__})"
