@@ -49,7 +49,7 @@ class TagDropped:
 
 @dataclass(frozen=True, slots=True)
 class ListingSet:
-    """Upstream said at `at` that the referrers of `subject` are those in the index `body`, which is stored as content."""
+    """Upstream said at `at` that the referrers of `subject` are those in the index `body`, which is stored content."""
 
     repository: Repository
     subject: Digest

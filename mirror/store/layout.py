@@ -5,12 +5,13 @@ blobs.v1/ALGORITHM/ab/HEX       whole, verified content; read-only files
 fills.v1/ALGORITHM-HEX.part     content that is still coming
 fills.v1/ALGORITHM-HEX.map      what of it is here
 index.sqlite                    who holds what
-journal.v1                      what the index can be rebuilt from
+journal.v1                      what the index can be made from again
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,16 +21,20 @@ if TYPE_CHECKING:
     from mirror.oci.digest import Digest
 
 VERSION = 1
+MOUNTS = Path("/proc/self/mountinfo")
 
-# No locks that hold across hosts, no WAL, or neither (sqlite.org/wal.html): the fills' and the index's promises need both.
-_REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "ncpfs", "fuse.sshfs"})
+# No locks that hold across hosts, no WAL, or neither (sqlite.org/wal.html): fills and index need both.
+_REMOTE = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "ncpfs", "ceph", "lustre", "fuse.sshfs", "fuse.glusterfs"}
+)
+_ROOT_FILES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "journal.v1")
 
 
 class Layout:
     """The paths of one store. Opening it creates what is missing and refuses what it cannot keep its promises on."""
 
     def __init__(self, root: Path) -> None:
-        """Raise `StoreUnusable` where `root` cannot be written, lies on a network file system, or is of a newer version."""
+        """Raise `StoreUnusable` where `root` cannot be written, is on a network file system, or has another version."""
         self.root = root
         self.blobs = root / "blobs.v1"
         self.fills = root / "fills.v1"
@@ -40,9 +45,10 @@ class Layout:
             _refuse_remote(root)
             _check_version(root / "VERSION")
             self.fills.mkdir(exist_ok=True)
-            self.blobs.mkdir(exist_ok=True)
-            if not os.access(self.fills, os.W_OK | os.X_OK):
-                raise PermissionError(f"{self.fills} is not writable")
+            self._shelve()
+            for directory in (root, self.fills, self.blobs):
+                if not os.access(directory, os.W_OK | os.X_OK):
+                    raise PermissionError(f"{directory} is not writable")
         except OSError as error:
             raise StoreUnusable(
                 f"storage.path {root} cannot be used: {error.strerror or error}; "
@@ -61,13 +67,39 @@ class Layout:
         """Return where the map of a `.part` file lies."""
         return self.fills / f"{digest.algorithm}-{digest.hex}.map"
 
+    def facts(self) -> list[Path]:
+        """Return the files of the index and its journal, which grow as the mirror runs; some may be missing."""
+        return [self.root / name for name in _ROOT_FILES]
+
+    def _shelve(self) -> None:
+        """Make the directories that content goes to, once and durably: a rename into a new one would not be."""
+        shelf = self.blobs / "sha256"
+        if (shelf / "ff").is_dir():
+            return
+        for number in range(256):
+            (shelf / f"{number:02x}").mkdir(parents=True, exist_ok=True)
+        for directory in (shelf, self.blobs, self.root):
+            sync_directory(directory)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and unlinks in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
 
 def _check_version(path: Path) -> None:
     try:
         text = path.read_text(encoding="ascii", errors="replace").strip()
     except FileNotFoundError:
-        aside = path.with_suffix(".new")
-        aside.write_text(f"{VERSION}\n", encoding="ascii")
+        aside = path.with_name(f"VERSION.{secrets.token_hex(4)}")
+        with aside.open("w", encoding="ascii") as file:
+            file.write(f"{VERSION}\n")
+            file.flush()
+            os.fsync(file.fileno())
         aside.rename(path)
         return
     if text != str(VERSION):
@@ -89,7 +121,7 @@ def _refuse_remote(root: Path) -> None:
 def file_system(path: Path) -> str:
     """Return the type of the file system that holds `path`, or an empty string where the system does not tell."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
     device = path.stat().st_dev

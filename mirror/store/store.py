@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import time
 from contextlib import suppress
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_ABANDONED = 7 * 24 * 3600  # seconds after which an unfinished fill is not gone on with
+_WEEK = 7 * 24 * 3600
+_KEPT = {".part": _WEEK, ".map": _WEEK, ".put": 3600}  # seconds that unfinished content is kept
 
 
 class Store:
@@ -34,10 +36,10 @@ class Store:
     def __init__(self, layout: Layout, room: Room) -> None:
         self.layout = layout
         self.room = room
-        self.threads = DiskThreads()
-        self.blobs: BlobStore = DiskBlobs(layout, self.threads)
         self._index = SqliteIndex(layout)
         self.index: Index = self._index
+        self.threads = DiskThreads()
+        self.blobs: BlobStore = DiskBlobs(layout, self.threads)
 
     @classmethod
     def open(cls, config: StorageConfig) -> Self:
@@ -50,7 +52,7 @@ class Store:
     async def count(self) -> None:
         """Throw away what was left unfinished long ago, and count the rest: before anything is stored."""
         await self.threads.run(self._sweep)
-        await self.threads.run(self.room.count)
+        await self.room.count(self.threads)
 
     def close(self) -> None:
         """Write what is still to be written, and close."""
@@ -58,18 +60,25 @@ class Store:
         self.threads.close()
 
     def _sweep(self) -> None:
-        oldest = time.time() - _ABANDONED
+        now = time.time()
         for path in self.layout.fills.iterdir():
             with suppress(FileNotFoundError):
-                if path.stat().st_mtime < oldest and (path.suffix != ".part" or self._nobody_fills(path)):
-                    log.info("unfinished content is thrown away", path=str(path))
+                if now - path.stat().st_mtime <= _KEPT.get(path.suffix, math.inf):
+                    continue
+                if path.suffix == ".part":
+                    _abandon(path)
+                elif not path.with_suffix(".part").exists():  # a map goes with its `.part`, under that one's lock
                     path.unlink()
 
-    @staticmethod
-    def _nobody_fills(path: Path) -> bool:
-        with path.open("rb") as file:
-            try:
-                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            return True
+
+def _abandon(part: Path) -> None:
+    """Throw away a `.part` and its map, under the lock, unless somebody fills it."""
+    with part.open("rb") as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        if os.path.samestat(os.fstat(file.fileno()), part.stat()):  # else it was committed before the lock was ours
+            log.info("unfinished content is thrown away", path=str(part))
+            part.with_suffix(".map").unlink(missing_ok=True)
+            part.unlink()
