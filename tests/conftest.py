@@ -1,0 +1,78 @@
+"""What all tests share: the `needs` marker, and the real registry with its images."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import images
+from tests.parts.certificate import certificate
+from tests.parts.process import room
+from tests.parts.registry import DockerRegistry
+from tests.parts.token_server import PASSWORD, USER, TokenServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def in_ci() -> bool:
+    """Say whether a missing program is a failure."""
+    return os.environ.get("CI") == "true" or os.environ.get("MIRROR_CI") == "1"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a program that is missing, with the reason; fail in CI, which has to have them all."""
+    for marker in item.iter_markers("needs"):
+        missing = [program for program in marker.args if shutil.which(program, path=_path()) is None]
+        if missing:
+            say = pytest.fail if in_ci() else pytest.skip
+            say(f"needs {', '.join(missing)}, which .ci/run installs")
+        if os.geteuid() != 0:
+            say = pytest.fail if in_ci() else pytest.skip
+            say("real clients need root: they mount and start containers")
+
+
+def _path() -> str:
+    return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+
+
+@pytest.fixture(scope="session")
+def workroom() -> Iterator[Path]:
+    """A directory with a short path that lives as long as the session."""
+    with room("mirror-tests") as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def pushed(workroom: Path) -> images.Images:
+    """The images, built; `registry` holds them."""
+    return images.build(workroom / "layout")
+
+
+@pytest.fixture(scope="session")
+def registry(workroom: Path, pushed: images.Images) -> Iterator[DockerRegistry]:
+    """Debian's docker-registry with token authentication, holding every image. A test that stops it starts it again."""
+    directory = workroom / "registry"
+    directory.mkdir()
+    cert_file, key_file = certificate(directory)
+    with (
+        TokenServer(cert_file, key_file) as tokens,
+        DockerRegistry(directory, realm=tokens.url, cert_file=cert_file) as real,
+    ):
+        targets = {
+            "debian": ["library/debian:bookworm"],
+            "two": ["library/two:v1"],
+            "forty": ["library/forty:v1"],
+            "signed": ["library/signed:v1", "private/signed:v1"],
+            "app": ["org/app:v1"],
+            "secret": ["private/secret:v1"],
+            pushed.signature.tag: [f"library/signed:{pushed.signature.tag}"],
+        }
+        for tag, wanted in targets.items():
+            for target in wanted:
+                images.push(pushed.path, tag, real.host, target, user=USER, password=PASSWORD)
+        yield real

@@ -1,0 +1,122 @@
+"""containerd, with its own socket and its own storage: by `ctr` with `hosts.toml`, and by its CRI service."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import uuid
+from typing import TYPE_CHECKING
+
+from tests.parts import cri
+from tests.parts.client import NO_WAY_OUT
+from tests.parts.process import Program, ProgramError, run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from tests.images import Image
+
+
+class Containerd(Program):
+    """containerd as `ctr` uses it. `hosts` gives each registry, or `_default`, the text of its `hosts.toml`."""
+
+    namespace = "tests"
+
+    def __init__(
+        self, directory: Path, *, hosts: Mapping[str, str] | None = None, cri_mirrors: Mapping[str, str] | None = None
+    ) -> None:
+        self.socket = directory / "sock"
+        self._hosts = directory / "hosts"
+        for name, text in (hosts or {}).items():
+            (self._hosts / name).mkdir(parents=True)
+            (self._hosts / name / "hosts.toml").write_text(text)
+        config = directory / "config.toml"
+        config.write_text(
+            "\n".join(
+                [
+                    "version = 2",
+                    f'root = "{directory}/root"',
+                    f'state = "{directory}/state"',
+                    "[grpc]",
+                    f'address = "{self.socket}"',
+                    '[plugins."io.containerd.internal.v1.opt"]',
+                    f'path = "{directory}/opt"',
+                    *(
+                        f'[plugins."io.containerd.grpc.v1.cri".registry.mirrors."{name}"]\nendpoint = ["{endpoint}"]'
+                        for name, endpoint in (cri_mirrors or {}).items()
+                    ),
+                ]
+            )
+        )
+        super().__init__(["containerd", "--config", config], directory / "log", env=NO_WAY_OUT)
+
+    def ready(self) -> bool:
+        try:
+            self._ctr("version")
+        except ProgramError:
+            return False
+        return True
+
+    def _ctr(self, *arguments: str) -> str:
+        # ctr resolves and fetches by itself: it must find no way out either.
+        return run("ctr", "--address", self.socket, "--namespace", self.namespace, *arguments, env=NO_WAY_OUT)
+
+    def pull(self, reference: str) -> None:
+        self._ctr("images", "pull", "--hosts-dir", str(self._hosts), reference)
+
+    def check(self, reference: str, image: Image) -> None:
+        named = {line.split()[0]: line.split()[2] for line in self._ctr("images", "ls").splitlines()[1:]}
+        assert named[reference] == image.digest
+        for digest in image.everything():
+            got = subprocess.run(
+                ["ctr", "--address", self.socket, "--namespace", self.namespace, "content", "get", digest],
+                check=True,
+                capture_output=True,
+            ).stdout
+            assert f"sha256:{hashlib.sha256(got).hexdigest()}" == digest
+
+    def forget(self) -> None:
+        images = self._ctr("images", "ls", "--quiet").split()
+        if images:
+            self._ctr("images", "rm", "--sync", *images)
+        assert self._ctr("content", "ls", "--quiet").split() == []
+
+    def run(self, reference: str, *command: str) -> str:
+        return self._ctr("run", "--rm", reference, f"test-{uuid.uuid4().hex[:8]}", *command)
+
+
+class ContainerdCri(Containerd):
+    """containerd as a kubelet uses it, with the old table of mirrors (`registry.mirrors`) and no `hosts.toml`."""
+
+    namespace = "k8s.io"
+
+    def ready(self) -> bool:
+        return super().ready() and cri.ready(self.socket)
+
+    def pull(self, reference: str) -> None:
+        cri.pull(self.socket, reference)
+
+    def check(self, reference: str, image: Image) -> None:
+        super().check(reference, image)
+        config = image.configs["linux/amd64"]
+        assert config in self._ctr("images", "ls", "--quiet").split()  # the CRI names an image by its config too
+
+    def forget(self) -> None:
+        super().forget()
+        self.wait(lambda: cri.images(self.socket) == [])
+
+
+def default_hosts(mirror_url: str) -> str:
+    """Return a `hosts.toml` with which the mirror is asked for every registry, by `?ns=`."""
+    return f'[host."{mirror_url}"]\n  capabilities = ["pull", "resolve"]\n'
+
+
+def path_hosts(mirror_url: str, registry: str) -> str:
+    """Return a `hosts.toml` with which the mirror is asked for one registry under a path, before `/v2`."""
+    return f'server = "https://{registry}"\n' + default_hosts(f"{mirror_url}/{registry}")
+
+
+def override_hosts(mirror_url: str, registry: str) -> str:
+    """Return a `hosts.toml` with which the mirror is asked for one registry under a path, after `/v2`."""
+    return f'server = "https://{registry}"\n{default_hosts(f"{mirror_url}/v2/{registry}")}  override_path = true\n'

@@ -1,0 +1,67 @@
+"""dockerd, with its own socket and its own storage."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from tests.parts.client import NO_WAY_OUT
+from tests.parts.process import Program, ProgramError, run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tests.images import Image
+
+
+class Dockerd(Program):
+    """A Docker daemon without a bridge: containers that it starts have no network."""
+
+    def __init__(self, directory: Path, *, mirrors: Sequence[str] = (), login: str | None = None) -> None:
+        self._host = f"unix://{directory}/docker.sock"
+        self._client_env = {"DOCKER_CONFIG": str(directory / "client")}
+        if login is not None:  # to Docker Hub, as `docker login` leaves it: base64 of user:password
+            (directory / "client").mkdir()
+            (directory / "client/config.json").write_text(
+                json.dumps({"auths": {"https://index.docker.io/v1/": {"auth": login}}})
+            )
+        config = directory / "daemon.json"
+        config.write_text(json.dumps({"registry-mirrors": list(mirrors)}))
+        super().__init__(
+            [
+                "dockerd", "--config-file", config, "--host", self._host, "--pidfile", directory / "pid",
+                "--data-root", directory / "data", "--exec-root", directory / "exec",
+                "--bridge=none", "--iptables=false", "--ip6tables=false", "--shutdown-timeout=5",
+            ],
+            directory / "log",
+            env=NO_WAY_OUT,
+        )  # fmt: skip
+
+    def ready(self) -> bool:
+        try:
+            self._docker("version")
+        except ProgramError:
+            return False
+        return True
+
+    def _docker(self, *arguments: str) -> str:
+        return run("docker", "--host", self._host, *arguments, env=self._client_env)
+
+    def pull(self, reference: str) -> None:
+        self._docker("pull", "--quiet", reference)
+
+    def check(self, reference: str, image: Image) -> None:
+        (got,) = json.loads(self._docker("image", "inspect", reference))
+        platform = "linux/amd64"
+        assert got["Id"] == image.configs[platform]
+        assert image.digest in [name.partition("@")[2] for name in got["RepoDigests"]]
+        assert tuple(got["RootFS"]["Layers"]) == image.diff_ids[platform]
+
+    def forget(self) -> None:
+        images = set(self._docker("image", "ls", "--all", "--quiet").split())
+        if images:
+            self._docker("image", "rm", "--force", *images)
+
+    def run(self, reference: str, *command: str) -> str:
+        return self._docker("run", "--rm", "--network=none", "--pull=never", reference, *command)
