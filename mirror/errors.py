@@ -26,8 +26,8 @@
         ├── StoreUnusable       the store cannot be opened: locked, read-only, on NFS, of a newer version
         └── ContentBroken       what is on disk is not what its digest says
 
-An error knows its OCI code, its status when it reaches a client as it is, and whether asking again helps. Its text tells
-the person what to do. `server.answers` renders them, in one place.
+An error knows its OCI code, its status when it reaches a client as it is, and whether asking again helps. Its text
+tells the person what to do. `server.answers` renders them, in one place.
 """
 
 from __future__ import annotations

@@ -12,21 +12,23 @@ from mirror.cache.memory import LARGEST
 from mirror.cache.outcome import HIT, Outcome
 from mirror.cache.shared import Shared
 from mirror.cache.source import StoredBlob
-from mirror.errors import BlobUnknown, ContentBroken, UpstreamUnavailable
+from mirror.errors import BlobUnknown, ContentBroken, UpstreamDenied, UpstreamNotFound, UpstreamUnavailable
+from mirror.oci.digest import Digest
 from mirror.store.changes import Linked
 from mirror.upstream.protocol import Urgency
 
 if TYPE_CHECKING:
-    from mirror.cache.fill import Fill, Source
+    from mirror.cache.fill import Fill
     from mirror.cache.fills import Fills
     from mirror.cache.memory import Memory
+    from mirror.cache.origins import Origin
     from mirror.cache.source import BlobSource
-    from mirror.oci.digest import Digest
     from mirror.oci.name import Repository
     from mirror.store.blobs import BlobStore
     from mirror.store.index import Index, Standing
     from mirror.upstream.protocol import Upstreams
 
+MOST_CONFIRMATIONS = 256  # at once, that nobody waits for
 PATIENCE = 20.0  # seconds until upstream's body must have begun (promise 5)
 
 
@@ -55,13 +57,11 @@ class Blobs:
 
         Raises `UpstreamError` or `StoreError` where it is not here and cannot be had.
         """
-        upstream = self._upstreams.of(repository.namespace)
         standing = self._index.standing(repository, digest)
         if standing.linked and (body := self._memory.get(digest)) is not None:
             return BlobAnswer(body, None, HIT)
         size = self._store.size(digest)
         if size is None:
-            del upstream
             return await self._filled(repository, digest, standing, first)
         outcome = HIT
         if not standing.visible:
@@ -95,6 +95,18 @@ class Blobs:
         size = await self._confirm(repository, digest, size)
         return size, Outcome(forward="uri-miss", status=200)
 
+    def vouch(self, repository: Repository, digest: Digest) -> None:
+        """See to it, without anyone waiting, that content which is here is linked where `repository` holds it."""
+        size = self._store.size(digest)
+        if size is None or len(self._confirmations) >= MOST_CONFIRMATIONS:
+            return
+        if self._upstreams.of(repository.namespace).away or self._index.standing(repository, digest).visible:
+            return
+        self._confirmations.start(
+            (repository, digest),
+            lambda: self._ask(repository, digest, empty=size == 0 or digest == Digest.of(b"", digest.algorithm)),
+        )
+
     async def close(self) -> None:
         """Stop what is under way."""
         await self._confirmations.close()
@@ -104,7 +116,8 @@ class Blobs:
     async def _confirm(self, repository: Repository, digest: Digest, size: int | None) -> int | None:
         """Ask upstream for the first byte through this very repository, and link it. Return the size it tells."""
         found, _ = await self._confirmations.get(
-            (repository, digest), lambda: self._ask(repository, digest, empty=size == 0)
+            (repository, digest),
+            lambda: self._ask(repository, digest, empty=size == 0 or digest == Digest.of(b"", digest.algorithm)),
         )
         return found
 
@@ -123,32 +136,37 @@ class Blobs:
 
     async def _filled(self, repository: Repository, digest: Digest, standing: Standing, first: int) -> BlobAnswer:
         deadline = time.monotonic() + PATIENCE
-        source = self._fills.source(repository)
+        origin = self._fills.origin(repository)
         fill = self._fills.running(digest)
         joined = fill is not None
         if fill is None:
-            fill = self._fills.start(source, digest, expected=standing.size, first=first)
+            fill = self._fills.start(origin, digest, expected=standing.size, first=first)
         else:
-            source = fill.join(source)
+            origin = fill.origins.join(origin)
             fill.urgency.raise_()
         allowed = standing.visible
         while True:
-            if source.refused is not None and not allowed:
-                raise source.refused
+            if origin.refused is not None and not allowed:
+                raise origin.refused
             ready = fill.readable or fill.ended
-            if ready and not (allowed or source.served) and fill.error is None:
-                # Somebody else's repository gives the bytes: that says nothing about this one.
-                await self._confirm(repository, digest, fill.size)
+            if ready and not (allowed or origin.served) and fill.error is None:
+                # Another process may have had it served to this repository. Somebody else's giving the bytes says
+                # nothing.
+                if not self._index.standing(repository, digest).visible:
+                    await self._confirm(repository, digest, fill.size)
                 allowed = True
                 continue
             if fill.readable:
                 outcome = Outcome(forward="uri-miss", status=200, stored=True, collapsed=joined)
                 return BlobAnswer(None, fill.reader(), outcome)
             if fill.error is not None:
+                if isinstance(fill.error, UpstreamNotFound | UpstreamDenied) and origin.refused is None:
+                    # It ended over other repositories, just when this one came to be asked.
+                    return await self.get(repository, digest, first=first)
                 raise fill.error
             if fill.verified:
                 return await self._just_filled(repository, digest, joined=joined)
-            await self._wait(fill, source, deadline)
+            await self._wait(fill, origin, deadline)
 
     async def _just_filled(self, repository: Repository, digest: Digest, *, joined: bool) -> BlobAnswer:
         opened = self._store.open(digest)
@@ -157,11 +175,13 @@ class Blobs:
         outcome = Outcome(forward="uri-miss", status=200, stored=True, collapsed=joined)
         return BlobAnswer(None, StoredBlob(*opened), outcome)
 
-    async def _wait(self, fill: Fill, source: Source, deadline: float) -> None:
+    async def _wait(self, fill: Fill, origin: Origin, deadline: float) -> None:
         try:
-            await asyncio.wait_for(fill.pulse.wait(), deadline - time.monotonic())
+            # Not `wait_for`: it waits in a task, which begins a turn later, and a beat in between would be missed.
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await fill.pulse.wait()
         except TimeoutError:
-            where = source.repository.namespace
+            where = origin.repository.namespace
             raise UpstreamUnavailable(
                 f"{where} did not begin to send {fill.digest} within {PATIENCE:.0f} s", namespace=where
             ) from None

@@ -60,6 +60,7 @@ class Cache:
         self._read_ahead = ReadAhead(
             self.fills,
             store.blobs,
+            self.blobs.vouch,
             {name: upstream.read_ahead for name, upstream in config.upstreams.items()},
             otherwise=True,
         )

@@ -1,7 +1,7 @@
 """Whether an image is wholly here, for at least one platform (promise 8).
 
-Podman and CRI-O choose the mirror when they ask for the manifest, and do not change their mind at a blob: a manifest whose
-blobs cannot be had must not be served.
+Podman and CRI-O choose the mirror when they ask for the manifest, and do not change their mind at a blob: a manifest
+whose blobs cannot be had must not be served.
 """
 
 from __future__ import annotations
@@ -40,10 +40,8 @@ class Completeness:
             return False
         if not manifest.is_index:
             return all(self._here(repository, blob.digest) for blob in manifest.blobs)
-        if not manifest.manifests:
-            return True
-        if depth >= _DEEPEST:
-            return False
+        if not manifest.manifests or depth >= _DEEPEST:
+            return depth < _DEEPEST
         for child in manifest.platform_children:
             seen = self._here(repository, child.digest)
             if seen and await self.of(repository, child.digest, child.media_type, depth=depth + 1):

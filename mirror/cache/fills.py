@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from cachetools import TTLCache
 
 from mirror import metrics
-from mirror.cache.fill import Fill, Source
+from mirror.cache.fill import Fill
+from mirror.cache.origins import Origin
 from mirror.errors import StoreError, UpstreamBroken
 from mirror.upstream.protocol import Urgency
 
@@ -45,25 +46,25 @@ class Fills:
         """Return the fill of `digest`, if one is under way."""
         return self._running.get(digest)
 
-    def source(self, repository: Repository) -> Source:
-        """Return a source for `repository`. Raise `NameUnknown` for an upstream that is not mirrored."""
-        return Source(repository, self._upstreams.of(repository.namespace))
+    def origin(self, repository: Repository) -> Origin:
+        """Return `repository` as a place to fill from. Raise `NameUnknown` for an upstream that is not mirrored."""
+        return Origin(repository, self._upstreams.of(repository.namespace))
 
     def start(
-        self, source: Source, digest: Digest, *, expected: int | None, urgent: bool = True, first: int = 0
+        self, origin: Origin, digest: Digest, *, expected: int | None, urgent: bool = True, first: int = 0
     ) -> Fill:
         """Start a fill; there must be none. Raise `UpstreamBroken` for a digest that was wrong a moment ago.
 
         `expected` is the size in bytes that a descriptor gives, `first` the offset that the first client begins at.
         """
-        namespace = source.repository.namespace
+        namespace = origin.repository.namespace
         if (reason := self._refused.get((namespace, digest))) is not None:
             raise UpstreamBroken(reason, namespace=namespace, retry_after=REFUSED_SECONDS)
         if len(self._running) >= MAX_FILLS:
             raise StoreError(f"{MAX_FILLS} fills are under way or waiting; ask again in a while")
         fill = Fill(
             digest,
-            source,
+            origin,
             blobs=self._blobs,
             index=self._index,
             room=self._room,
@@ -87,9 +88,7 @@ class Fills:
             del self._running[fill.digest]
             metrics.FILLS_RUNNING.set(len(self._running))
             if isinstance(fill.error, UpstreamBroken):
-                self._refused[fill.error.namespace or fill.sources[0].repository.namespace, fill.digest] = (
-                    f"{fill.error} (refused for {REFUSED_SECONDS} s)"
-                )
+                self._refused[fill.namespace, fill.digest] = f"{fill.error} (refused for {REFUSED_SECONDS} s)"
 
     async def close(self) -> None:
         """Stop all fills; each leaves on disk what it can be gone on from."""

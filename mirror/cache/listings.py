@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from cachetools import TTLCache
 
 from mirror.cache.freshness import Age
+from mirror.cache.keep import keep
 from mirror.cache.outcome import HIT, LOCAL, Outcome
 from mirror.cache.shared import Shared
 from mirror.errors import (
@@ -180,10 +181,7 @@ class Listings:
         _parsed(got.body, repository)
         digest = Digest.of(got.body)
         try:
-            if self._store.size(digest) is None:
-                self._room.reserve(len(got.body))
-                self._room.landed(len(got.body))
-                await self._store.put(digest, got.body)
+            await keep(self._store, self._room, digest, got.body)
             await self._index.apply(ListingSet(repository, subject, digest, self._clock()))
         except StoreError:
             return got.body  # a full disk keeps nothing, and keeps nobody from the answer

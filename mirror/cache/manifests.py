@@ -11,6 +11,7 @@ import structlog
 from cachetools import TTLCache
 
 from mirror.cache.freshness import Age
+from mirror.cache.keep import keep
 from mirror.cache.outcome import HIT, Outcome
 from mirror.cache.shared import Shared
 from mirror.errors import (
@@ -263,29 +264,16 @@ class Manifests:
         self, repository: Repository, reference: Reference, got: ManifestBody, names: tuple[Named, ...]
     ) -> bool:
         """Store it; say whether that went well. A disk that is full does not keep the answer from the client."""
-        if self._store.size(got.digest) is None:
-            try:
-                self._room.reserve(len(got.body))
-            except StoreError as error:
-                log.warning("manifest not stored", digest=str(got.digest), error=str(error))
-                return False
-            try:
-                await self._store.put(got.digest, got.body)
-            except StoreError as error:
-                self._room.landed(len(got.body))
-                self._room.release(len(got.body))
-                log.warning("manifest not stored", digest=str(got.digest), error=str(error))
-                return False
-            self._room.landed(len(got.body))
-        self._memory.keep(got.digest, got.body)
         linked = Linked(repository, got.digest, got.media_type, public=got.public, names=names)
         try:
+            await keep(self._store, self._room, got.digest, got.body)
+            self._memory.keep(got.digest, got.body)
             if isinstance(reference, Tag):
                 await self._index.apply(linked, TagSet(repository, reference.name, got.digest, self._clock()))
             else:
                 await self._index.apply(linked)
         except StoreError as error:
-            log.warning("manifest not recorded", digest=str(got.digest), error=str(error))
+            log.warning("manifest not stored", digest=str(got.digest), error=str(error))
             return False
         return True
 

@@ -11,20 +11,25 @@ class Pulse:
     __slots__ = ("_waiters",)
 
     def __init__(self) -> None:
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: dict[asyncio.Future[None], int | None] = {}
 
-    def beat(self) -> None:
-        """Wake everybody."""
-        waiters, self._waiters = self._waiters, set()
-        for waiter in waiters:
+    def beat(self, start: int | None = None, stop: int = 0) -> None:
+        """Wake everybody; or all but those who wait for an offset outside of `start` to `stop`."""
+        if start is None:
+            waking, self._waiters = list(self._waiters), {}
+        else:
+            waking = [waiter for waiter, at in self._waiters.items() if at is None or start <= at < stop]
+            for waiter in waking:
+                del self._waiters[waiter]
+        for waiter in waking:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def wait(self) -> None:
-        """Wait for the next beat. The caller looks again at what it waits for: a beat promises nothing."""
+    async def wait(self, offset: int | None = None) -> None:
+        """Wait for the next beat that concerns `offset`, or for any. The caller looks again: it promises nothing."""
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
+        self._waiters[waiter] = offset
         try:
             await waiter
         finally:
-            self._waiters.discard(waiter)
+            self._waiters.pop(waiter, None)

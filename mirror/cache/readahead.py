@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -12,7 +13,7 @@ from mirror import metrics
 from mirror.errors import MirrorError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from mirror.cache.fills import Fills
     from mirror.oci.digest import Digest
@@ -29,10 +30,22 @@ AGAIN_SECONDS = 60  # how soon the same manifest is looked through again
 class ReadAhead:
     """Starts fills that nobody waits for yet. A client that comes for one makes it urgent."""
 
-    def __init__(self, fills: Fills, blobs: BlobStore, wanted: Mapping[str, bool], *, otherwise: bool) -> None:
-        """`wanted` says by namespace whether to read ahead; `otherwise` holds for those it does not name."""
+    def __init__(
+        self,
+        fills: Fills,
+        blobs: BlobStore,
+        vouch: Callable[[Repository, Digest], None],
+        wanted: Mapping[str, bool],
+        *,
+        otherwise: bool,
+    ) -> None:
+        """`wanted` says by namespace whether to read ahead; `otherwise` holds for those it does not name.
+
+        `vouch` asks upstream, behind what clients wait for, whether a repository holds content that is here.
+        """
         self._fills = fills
         self._blobs = blobs
+        self._vouch = vouch
         self._wanted = wanted
         self._otherwise = otherwise
         self._seen: TTLCache[tuple[Repository, Digest], bool] = TTLCache(4096, AGAIN_SECONDS)
@@ -49,7 +62,13 @@ class ReadAhead:
         if manifest.is_index:
             return
         for blob in manifest.blobs:
-            if self._blobs.size(blob.digest) is None and self._fills.running(blob.digest) is None:
+            if self._blobs.size(blob.digest) is not None:
+                # A client that has this layer from another image never asks for it here; without a link the image would
+                # not count as whole once upstream is away.
+                self._vouch(repository, blob.digest)
+            elif (fill := self._fills.running(blob.digest)) is not None:
+                fill.on_end(partial(self._vouch, repository, blob.digest))
+            else:
                 self._begin(repository, blob.digest, blob.size)
 
     def _begin(self, repository: Repository, digest: Digest, size: int | None) -> None:
@@ -58,7 +77,7 @@ class ReadAhead:
             metrics.READ_AHEAD.labels("past the limit").inc()
             return
         try:
-            fill = self._fills.start(self._fills.source(repository), digest, expected=size, urgent=False)
+            fill = self._fills.start(self._fills.origin(repository), digest, expected=size, urgent=False)
         except MirrorError as error:
             metrics.READ_AHEAD.labels("refused").inc()
             log.debug("not read ahead", digest=str(digest), reason=str(error))

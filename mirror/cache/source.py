@@ -18,11 +18,16 @@ class BlobSource(Protocol):
     size: int | None  # bytes; None while a fill does not know it
     whole: bool  # everything is here and verified
 
+    @property
+    def moving(self) -> bool:
+        """Whether any byte of it has come."""
+        ...
+
     async def ready(self, position: int, stop: int) -> int:
         """Wait until the byte at `position` may go out; return up to where bytes may, at most `stop`.
 
-        Where `position` is the end already, wait until the whole is verified, and return it. Raises `MirrorError` where the
-        bytes will not come, or what was sent before turned out wrong: then the transfer must be broken off.
+        Where `position` is the end already, wait until the whole is verified, and return it. Raises `MirrorError`
+        where the bytes will not come, or what was sent before turned out wrong: then the transfer must be broken off.
         """
         ...
 
@@ -37,6 +42,7 @@ class StoredBlob:
     """Whole content in the store."""
 
     whole = True
+    moving = True
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.file = file

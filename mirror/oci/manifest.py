@@ -44,7 +44,7 @@ _IMAGE_FIELDS = frozenset({"config", "layers", "blobs"})
 _Object = dict[str, object]
 
 
-class ManifestMalformed(ValueError):  # noqa: N818 -- named as its siblings in mirror.errors are
+class ManifestMalformed(ValueError):
     """These bytes are not a manifest. The text says where and why."""
 
 

@@ -1,7 +1,8 @@
 """Which status makes each client do the right thing: the table *What to answer*, in one place.
 
-Docker stalls for 50 s on a 5xx of a layer, and goes on at once after a 404; containerd hammers a 429; a 401 makes Docker
-send its user's Hub password; a 404 on a signature means "not signed". The comments name the client that forces each line.
+Docker stalls for 50 s on a 5xx of a layer, and goes on at once after a 404; containerd hammers a 429; a 401 makes
+Docker send its user's Hub password; a 404 on a signature means "not signed". The comments name the client that forces
+each line.
 """
 
 from __future__ import annotations

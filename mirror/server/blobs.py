@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
 
 from mirror.cache.source import ENDLESS
-from mirror.errors import MirrorError
+from mirror.errors import MirrorError, RangeInvalid, UpstreamUnavailable
 from mirror.oci.mediatype import OCTET_STREAM
 from mirror.oci.range import content_range, parse_open_range, parse_range
 from mirror.server import conditional
+from mirror.server.multipart import Multipart
 from mirror.server.send import Sender
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mirror.cache.blobs import BlobAnswer
     from mirror.cache.cache import Cache
     from mirror.cache.outcome import Outcome
@@ -41,17 +40,15 @@ async def respond_head(
     """Answer a HEAD without fetching the blob."""
     size, outcome = await cache.blobs.size(repository, digest)
     headers = _headers(digest)
-    if conditional.failed(request.headers, digest):
-        return web.Response(status=412, headers=headers), outcome
-    if conditional.not_modified(request.headers, digest):
-        return web.Response(status=304, headers=headers), outcome
+    if (status := conditional.status(request.headers, digest)) is not None:
+        return web.Response(status=status, headers=headers), outcome
     if size is not None:
         headers["Content-Length"] = str(size)
     return web.Response(headers=headers), outcome
 
 
 class BlobResponse:
-    """The answer to one GET of a blob: prepared first, then sent, so that trouble before the first byte has a status."""
+    """The answer to one GET of a blob: nothing is sent until there is a byte, so trouble before it has a status."""
 
     def __init__(
         self, request: web.BaseRequest, cache: Cache, threads: DiskThreads, repository: Repository, digest: Digest
@@ -74,39 +71,44 @@ class BlobResponse:
         if found.source is None:
             return self._from_memory(found, headers), found.outcome
         with found.source as source:
-            if conditional.failed(self._request.headers, self._digest):
-                return web.Response(status=412, headers=headers), found.outcome
-            if conditional.not_modified(self._request.headers, self._digest):
-                return web.Response(status=304, headers=headers), found.outcome
-            ranges = None if source.size is None else parse_range(self._ranged, source.size)
-            await self._first_byte(source, ranges, began)
-            return await self._send(source, ranges, headers), found.outcome
+            if (status := conditional.status(self._request.headers, self._digest)) is not None:
+                return web.Response(status=status, headers=headers), found.outcome
+            ranges = await self._begin(source, began)
+            return await self._send(source, _plan(ranges, source.size), headers), found.outcome
 
     def _from_memory(self, found: BlobAnswer, headers: dict[str, str]) -> web.StreamResponse:
         body = found.body or b""
-        if conditional.failed(self._request.headers, self._digest):
-            return web.Response(status=412, headers=headers)
-        if conditional.not_modified(self._request.headers, self._digest):
-            return web.Response(status=304, headers=headers)
-        ranges = parse_range(self._ranged, len(body))
-        if ranges is None:
-            self.sent = len(body)
-            return web.Response(body=body, headers=headers)
-        if len(ranges) == 1:
-            start, stop = ranges[0]
-            headers["Content-Range"] = content_range(start, stop, len(body))
-            self.sent = stop - start
-            return web.Response(status=206, body=body[start:stop], headers=headers)
-        parts = _Multipart(ranges, len(body))
-        headers["Content-Type"] = parts.media_type
-        pieces = [head + body[start:stop] for head, start, stop in parts]
-        self.sent = sum(stop - start for _, start, stop in parts)
-        return web.Response(status=206, body=b"".join(pieces) + parts.tail, headers=headers)
+        if (status := conditional.status(self._request.headers, self._digest)) is not None:
+            return web.Response(status=status, headers=headers)
+        plan = _plan(parse_range(self._ranged, len(body)), len(body))
+        pieces = [head + body[start:stop] for head, start, stop in plan.parts]
+        self.sent = sum(stop - start for _, start, stop in plan.parts)
+        return web.Response(status=plan.status, body=b"".join(pieces) + plan.tail, headers=headers | plan.headers)
+
+    async def _begin(self, source: BlobSource, began: float) -> Ranges | None:
+        """Return what to send, once there is some of it. Raise `RangeInvalid`.
+
+        What comes first may be wrong, and thrown away, and its size be wrong with it.
+        """
+        while True:
+            size = source.size
+            try:
+                ranges = None if size is None else parse_range(self._ranged, size)
+            except RangeInvalid as error:
+                if not source.whole:
+                    await self._first_byte(source, [(error.size, error.size)], began)
+                if source.size == size:
+                    raise
+                continue
+            await self._first_byte(source, ranges, began)
+            if source.size == size:
+                return ranges
 
     async def _first_byte(self, source: BlobSource, ranges: Ranges | None, began: float) -> None:
         """Wait until there is something to send, so that until then trouble is an answer and not a broken transfer.
 
-        Small blobs are verified by then. Only a client that has waited too long is sent the headers alone.
+        Small blobs are verified by then. Only a client that has waited too long for its part of a blob of which
+        others are here is sent the headers alone.
         """
         if source.whole:
             return
@@ -114,41 +116,30 @@ class BlobResponse:
         try:
             await asyncio.wait_for(source.ready(start, stop), max(0.1, HEADERS_WITHIN - (time.monotonic() - began)))
         except TimeoutError:
+            if not source.moving:
+                where = self._repository.namespace
+                raise UpstreamUnavailable(
+                    f"{where} sent no byte of {self._digest} within {HEADERS_WITHIN:.0f} s", namespace=where
+                ) from None
             log.debug("header sent before the first byte", digest=str(self._digest), start=start)
 
-    async def _send(self, source: BlobSource, ranges: Ranges | None, headers: dict[str, str]) -> web.StreamResponse:
-        response = web.StreamResponse(headers=headers)
-        parts: list[tuple[bytes, int, int]]
-        tail = b""
-        if ranges is None:
-            parts = [(b"", 0, ENDLESS if source.size is None else source.size)]
-            if source.size is not None:
-                response.content_length = source.size
-        elif len(ranges) == 1:
-            parts = [(b"", *ranges[0])]
-            response.set_status(206)
-            response.headers["Content-Range"] = content_range(*ranges[0], source.size)
-            response.content_length = ranges[0][1] - ranges[0][0]
-        else:
-            assert source.size is not None  # noqa: S101  # ranges are parsed only where there is a size
-            multipart = _Multipart(ranges, source.size)
-            parts, tail = list(multipart), multipart.tail
-            response.set_status(206)
-            response.headers["Content-Type"] = multipart.media_type
-            response.content_length = multipart.length
-        if response.content_length is None:
+    async def _send(self, source: BlobSource, plan: _Plan, headers: dict[str, str]) -> web.StreamResponse:
+        response = web.StreamResponse(status=plan.status, headers=headers | plan.headers)
+        if plan.length is None:
             response.enable_chunked_encoding()
+        else:
+            response.content_length = plan.length
         await response.prepare(self._request)
         sender = Sender(self._request, response, self._threads, self._repository.namespace)
         try:
-            for head, start, stop in parts:
+            for head, start, stop in plan.parts:
                 if head:
                     await response.write(head)
                 await sender.send(source, start, stop)
             if source.size == 0:
                 await source.ready(0, 0)
-            if tail:
-                await response.write(tail)
+            if plan.tail:
+                await response.write(plan.tail)
             await response.write_eof()
         except MirrorError as error:
             self._break_off(str(error))
@@ -165,26 +156,27 @@ class BlobResponse:
             self._request.transport.abort()
 
 
-class _Multipart:
-    """`multipart/byteranges` (RFC 9110 §14.6): what podman's partial pulls of zstd:chunked layers ask for."""
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What of a blob goes out, and how: `parts` are (what stands before it, start, stop)."""
 
-    def __init__(self, ranges: Ranges, size: int) -> None:
-        boundary = secrets.token_hex(16)
-        self.media_type = f"multipart/byteranges; boundary={boundary}"
-        self._parts = [
-            (
-                f"\r\n--{boundary}\r\nContent-Type: {OCTET_STREAM}\r\n"
-                f"Content-Range: {content_range(start, stop, size)}\r\n\r\n".encode(),
-                start,
-                stop,
-            )
-            for start, stop in ranges
-        ]
-        self.tail = f"\r\n--{boundary}--\r\n".encode()
-        self.length = sum(len(head) + stop - start for head, start, stop in self._parts) + len(self.tail)
+    status: int
+    headers: dict[str, str]
+    parts: list[tuple[bytes, int, int]]
+    tail: bytes
+    length: int | None  # bytes of the body; None while nobody knows the blob's size
 
-    def __iter__(self) -> Iterator[tuple[bytes, int, int]]:
-        return iter(self._parts)
+
+def _plan(ranges: Ranges | None, size: int | None) -> _Plan:
+    if ranges is None:
+        return _Plan(200, {}, [(b"", 0, ENDLESS if size is None else size)], b"", size)
+    if len(ranges) == 1:
+        start, stop = ranges[0]
+        return _Plan(206, {"Content-Range": content_range(start, stop, size)}, [(b"", start, stop)], b"", stop - start)
+    assert size is not None  # noqa: S101  # ranges are parsed only where there is a size
+    multipart = Multipart(ranges, size)
+    headers = {"Content-Type": multipart.media_type}
+    return _Plan(206, headers, list(multipart), multipart.tail, multipart.length)
 
 
 def _headers(digest: Digest) -> dict[str, str]:

@@ -18,15 +18,15 @@ def etag(digest: Digest) -> str:
     return f'"{digest}"'
 
 
-def not_modified(headers: Mapping[str, str], digest: Digest) -> bool:
-    """Say whether `If-None-Match` names the content: then 304. Without that header never (containerd fails on it)."""
-    return _names(headers.get("If-None-Match"), digest)
+def status(headers: Mapping[str, str], digest: Digest) -> int | None:
+    """Return 412 where `If-Match` asks for other content, 304 where `If-None-Match` names this one, else None.
 
-
-def failed(headers: Mapping[str, str], digest: Digest) -> bool:
-    """Say whether `If-Match` asks for other content: then 412."""
+    Never 304 to a request without a condition: containerd fails on it, and asks nobody else.
+    """
     wanted = headers.get("If-Match")
-    return wanted is not None and not _names(wanted, digest)
+    if wanted is not None and not _names(wanted, digest):
+        return 412
+    return 304 if _names(headers.get("If-None-Match"), digest) else None
 
 
 def range_holds(headers: Mapping[str, str], digest: Digest) -> bool:

@@ -12,7 +12,14 @@ from aiohttp import hdrs, web
 
 from mirror import metrics
 from mirror.cache.outcome import LOCAL, NAME, Outcome
-from mirror.errors import LoopDetected, ManifestUnknown, MirrorError, NameUnknown, Unsupported
+from mirror.errors import (
+    LoopDetected,
+    MirrorError,
+    NameUnknown,
+    Unsupported,
+    UpstreamAway,
+    UpstreamError,
+)
 from mirror.oci.digest import Digest
 from mirror.oci.name import parse_reference
 from mirror.oci.path import RouteKind
@@ -31,6 +38,13 @@ log = structlog.get_logger(__name__)
 
 _API_VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
 _CLIENT_CLOSED = 499  # as nginx logs it; nobody is sent this
+
+
+def _outcome(error: MirrorError) -> Outcome:
+    """Say how the cache stood to a request that failed: upstream was asked, or it was not."""
+    if isinstance(error, UpstreamError) and not isinstance(error, UpstreamAway):
+        return Outcome(forward="uri-miss", status=error.upstream_status)
+    return LOCAL
 
 
 @dataclass(slots=True)
@@ -82,14 +96,14 @@ class Front:
                 raise
             finally:
                 self._log(request, asked, line, time.perf_counter() - began)
-                structlog.contextvars.unbind_contextvars("request_id")
+                structlog.contextvars.unbind_contextvars("request_id", "upstream")
 
     async def _answer(self, request: web.BaseRequest, asked: Asked, line: _Line) -> web.StreamResponse:
         try:
             response, line.outcome = await self._dispatch(request, asked, line)
         except MirrorError as error:
             response = self._render(answers.answer(error, asked.kind, fallback=self._fallback))
-            line.outcome = Outcome(forward=line.outcome.forward, status=getattr(error, "upstream_status", None))
+            line.outcome = _outcome(error)
             line.why = str(error)
         except Exception as error:
             log.exception("unexpected error", path=request.raw_path)
@@ -98,6 +112,8 @@ class Front:
             line.why = text
         line.status = response.status
         if not response.prepared:
+            if isinstance(response, web.Response) and isinstance(response.body, bytes) and request.method == "GET":
+                line.sent = len(response.body)
             response.headers.update(self._headers(asked))
             response.headers.setdefault("Cache-Status", line.outcome.header())
         return response
@@ -142,9 +158,7 @@ class Front:
         digest = Digest.parse(route.reference)
         if route.kind is RouteKind.REFERRERS:
             return await listings.respond_referrers(request, self._cache, repository, digest)
-        if route.kind is RouteKind.BLOB:
-            return await self._blob(request, asked, repository, digest, line)
-        raise ManifestUnknown(f"nothing answers {route.kind.value} here")
+        return await self._blob(request, asked, repository, digest, line)
 
     async def _blob(
         self, request: web.BaseRequest, asked: Asked, repository: Repository, digest: Digest, line: _Line

@@ -29,11 +29,9 @@ async def respond(
     if found.outcome.warning is not None:
         # Podman prints it to its user. RFC 7234 §5.5: 299 is a persistent warning.
         headers["Warning"] = f'299 - "{_quoted(found.outcome.warning)}"'
-    if conditional.failed(request.headers, found.digest):
-        return web.Response(status=412, headers=headers), found.outcome
-    if conditional.not_modified(request.headers, found.digest):
+    if (status := conditional.status(request.headers, found.digest)) is not None:
         del headers["Content-Type"]
-        return web.Response(status=304, headers=headers), found.outcome
+        return web.Response(status=status, headers=headers), found.outcome
     size = len(found.body)
     ranged = request.headers.get("Range") if conditional.range_holds(request.headers, found.digest) else None
     ranges = parse_range(ranged, size) if request.method == "GET" else None  # RFC 9110 §14.2: only GET has ranges

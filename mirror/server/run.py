@@ -8,6 +8,7 @@ import secrets
 import signal
 import ssl
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +24,8 @@ from mirror.store.store import Store
 from mirror.upstream.registries import Registries
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mirror.config import Config
     from mirror.config.values import Listen, Tls
     from mirror.upstream.protocol import Upstreams
@@ -77,15 +80,23 @@ class Server:
 
     @classmethod
     async def start(
-        cls, config: Config, stack: contextlib.AsyncExitStack, *, upstreams: Upstreams | None = None
+        cls,
+        config: Config,
+        stack: contextlib.AsyncExitStack,
+        *,
+        upstreams: Upstreams | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> Server:
-        """Open the store and listen; what was opened is closed with `stack`. `upstreams` stands in for the real ones."""
-        instance = f"registry-mirror-{secrets.token_hex(8)}"
+        """Open the store and listen; what was opened is closed with `stack`.
+
+        `upstreams` stands in for the real ones, `clock` (seconds since the epoch) for the time by which tags grow old.
+        """
+        instance = secrets.token_hex(8)
         store = Store.open(config.storage)
         stack.callback(store.close)
         registries = upstreams or Registries(config, instance=instance, request_id=_request_id)
         stack.push_async_callback(registries.close)
-        cache = Cache(config, store, registries)
+        cache = Cache(config, store, registries, clock=clock)
         stack.push_async_callback(cache.close)
         health = Health()
         namespaces = Namespaces(frozenset(config.upstreams), config.default_upstream, config.wildcard)
@@ -110,7 +121,7 @@ class Server:
         return server
 
     async def drain(self) -> None:
-        """Stop taking connections, and let transfers end within the limit. Fills leave on disk what can be gone on from."""
+        """Stop taking connections, and let transfers end within the limit."""
         self._health.drain()
         for site in list(self._runner.sites):
             await site.stop()
@@ -122,7 +133,7 @@ class Server:
         tls = _context(self._config.server.tls) if self._config.server.tls else None
         site: web.BaseSite
         if listen.path is not None:
-            Path(listen.path).unlink(missing_ok=True)
+            Path(listen.path).unlink(missing_ok=True)  # noqa: ASYNC240  # nobody is served yet
             site = web.UnixSite(self._runner, listen.path, ssl_context=tls, backlog=_BACKLOG)
         else:
             site = web.TCPSite(self._runner, listen.host, listen.port, ssl_context=tls, backlog=_BACKLOG)

@@ -55,7 +55,7 @@ class Sender:
                 await self._sendfile(file, start, end - start)
             else:
                 end = min(end, start + READ)
-                await self._response.write(await self._threads.run(os.pread, file.fileno(), end - start, start))
+                await self._copy(file, start, end - start)
             self._bytes.inc(end - start)
             self.sent += end - start
             start = end
@@ -64,9 +64,24 @@ class Sender:
         transport = self._request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has gone")
-        sent = await asyncio.get_running_loop().sendfile(transport, file, start, count, fallback=False)
+        try:
+            sent = await asyncio.get_running_loop().sendfile(transport, file, start, count, fallback=False)
+        except (
+            asyncio.SendfileNotAvailableError
+        ):  # what asyncio calls every failure of the first call, lost clients too
+            await self._copy(file, start, count)
+            return
         if sent < count:
             raise ConnectionResetError("the file is shorter than it was")
+
+    async def _copy(self, file: BinaryIO, start: int, count: int) -> None:
+        stop = start + count
+        while start < stop:
+            piece = await self._threads.run(os.pread, file.fileno(), min(READ, stop - start), start)
+            if not piece:
+                raise ConnectionResetError("the file is shorter than it was")
+            await self._response.write(piece)
+            start += len(piece)
 
     async def _in_memory(self, file: BinaryIO, start: int, stop: int) -> None:
         """See that the pages are in memory: sendfile would wait for the disk, and everybody with it."""

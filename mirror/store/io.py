@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ _THREADS = 12
 
 
 class DiskThreads:
-    """A bounded pool of threads for disk reads, writes and hashing. The queue is bounded by its callers, who all wait."""
+    """A bounded pool of threads for disk reads, writes and hashing. Its queue is bounded: whoever calls waits."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="disk")
@@ -32,7 +33,9 @@ class DiskThreads:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            await asyncio.wait([future])
+            while not future.done():  # however often it is cancelled
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([future])
             if not future.cancelled():
                 future.exception()  # it is seen: the caller is past caring
             raise

@@ -1,8 +1,8 @@
 """An unfinished fill on disk: the `.part` file with the bytes, and the `.map` file that says which of them are here.
 
-The lock of the `.part` file says which process fills it. The map is written after the data, with `pwrite`: a store through
-`mmap` raises no inotify event and dies of SIGBUS on a full disk. Whoever holds no lock may read both at any time, and may
-mark chunks as wanted; whoever gets the lock goes on from the map.
+The lock of the `.part` file says which process fills it. The map is written after the data, with `pwrite`: a store
+through `mmap` raises no inotify event and dies of SIGBUS on a full disk. Whoever holds no lock may read both at any
+time, and may mark chunks as wanted; whoever gets the lock goes on from the map.
 """
 
 from __future__ import annotations
@@ -12,23 +12,30 @@ import ctypes
 import errno
 import fcntl
 import os
+import secrets
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from mirror.errors import NoSpace
+from mirror.store.layout import sync_directory
 from mirror.store.spans import Spans
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mirror.oci.digest import Digest
     from mirror.store.layout import Layout
 
 CHUNK = 1024 * 1024  # bytes that one mark of the map stands for
 UNKNOWN = 2**64 - 1  # size of a blob that upstream sends without a length
 
-# magic, version, state, size, chunk size, generation, watermark, boot id
-_HEADER = struct.Struct("<4sHHQIIQ16s16x")
+# magic, version, state, size, chunk size, generation, watermark, boot id, inode of the `.part` file
+_HEADER = struct.Struct("<4sHHQIIQ16sQ8x")
+# Behind it two bytes for each chunk: whether it is here, and whether a reader of another process waits for it. In
+# turn, so that a reader who marks by an outdated size never writes where another chunk is said to be here.
+_BLOCK = 4096  # bytes in which file systems give out space, mostly
 _MAGIC = b"RMFM"
 _VERSION = 1
 FILLING, VERIFIED = 0, 1
@@ -60,7 +67,7 @@ class MapState:
 
 
 class PartFile:
-    """One `.part` and its `.map`. Methods block on the disk: call them off the loop, `read_map` and `try_lock` apart."""
+    """One `.part` and its `.map`. Methods block on the disk: call them off the loop, but `read_map` and `try_lock`."""
 
     def __init__(self, layout: Layout, digest: Digest) -> None:
         """Open both, creating what is missing. No lock is taken."""
@@ -93,7 +100,7 @@ class PartFile:
         return True
 
     def current(self) -> bool:
-        """Say whether the path still names this file: else it was committed or thrown away before the lock was taken."""
+        """Say whether the path still names this file: else it was committed or thrown away before it was locked."""
         try:
             there = self._path.stat()
         except FileNotFoundError:
@@ -111,20 +118,25 @@ class PartFile:
             self.file.close()
 
     def unlock(self) -> None:
-        """Let go of the lock. A client may still be sent bytes through a duplicate of the descriptor: that keeps no lock."""
+        """Let go of the lock, though a client may still be sent bytes through a duplicate of the descriptor."""
         if self.locked:
             fcntl.flock(self.file.fileno(), fcntl.LOCK_UN)
             self.locked = False
 
     def allocated(self) -> int:
-        """Return the bytes that the `.part` file takes on disk."""
+        """Return the bytes that both files take on disk."""
+        return (os.fstat(self.file.fileno()).st_blocks + os.fstat(self._map).st_blocks) * 512
+
+    def stored(self) -> int:
+        """Return the bytes that the content alone takes on disk."""
         return os.fstat(self.file.fileno()).st_blocks * 512
 
     # --- what is here --------------------------------------------------------------------------------------------
 
-    def begin(self, size: int | None, generation: int) -> None:
-        """Start from nothing: reserve `size` bytes on disk and write an empty map. Raise `NoSpace` where they do not fit."""
-        self.size, self.generation, self._watermark = size, generation, 0
+    def begin(self, size: int | None) -> None:
+        """Start from nothing: allocate `size` bytes and write an empty map. Raise `NoSpace` where they do not fit."""
+        # By chance, not by count: whoever takes over after a crash must not call other bytes by the same number.
+        self.size, self.generation, self._watermark = size, secrets.randbits(32), 0
         os.ftruncate(self._map, 0)
         os.ftruncate(self.file.fileno(), 0)
         if size:
@@ -135,54 +147,52 @@ class PartFile:
     def resume(self) -> MapState | None:
         """Go on from the map, if it is whole and was written since this machine booted; None says: begin."""
         state = self.read_map(trust_watermark=True)
-        if state is None or state.size is None:
+        if state is None or state.size is None or os.fstat(self.file.fileno()).st_size > state.size:
             return None
         self.size, self.generation = state.size, state.generation
-        if os.fstat(self.file.fileno()).st_size > state.size:
-            return None
         _allocate(self.file.fileno(), state.size)
         self._watermark = state.spans.end_of(0)
         return state
 
     def write(self, data: bytes, offset: int, run: tuple[int, int]) -> None:
-        """Write `data` at `offset`, then mark the chunks that it made whole; `run` is the span that it now belongs to."""
+        """Write `data` at `offset`, then mark the chunks it made whole; `run` is the span that it now belongs to."""
         view = memoryview(data)
         at = offset
-        try:
+        with self._full_disk():
             while view:
                 done = os.pwrite(self.file.fileno(), view, at)
                 view = view[done:]
                 at += done
             self._mark(offset, at, run)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise NoSpace(f"the disk that holds {self._layout.root} is full; free some of it") from error
-            raise
 
     def want(self, offset: int) -> None:
         """Ask the process that fills to fetch the chunk at `offset` first."""
-        if self.size is None:
-            return
-        chunks = -(-self.size // CHUNK)
-        # Whoever fills may have committed and unlinked the map meanwhile; then the mark goes nowhere, and nobody needs it.
-        os.pwrite(self._map, b"\x01", _HEADER.size + chunks + offset // CHUNK)
+        # Whoever fills may have committed and unlinked the map meanwhile; then the mark goes nowhere, and nobody
+        # needs it.
+        with contextlib.suppress(OSError):  # a hint: where it cannot be written the chunk comes in its turn
+            os.pwrite(self._map, b"\x01", _HEADER.size + 2 * (offset // CHUNK) + 1)
 
     def read_map(self, *, trust_watermark: bool = True) -> MapState | None:
-        """Read what the map says now; None where it is not whole yet, or was written before this machine booted."""
+        """Read what the map says now.
+
+        None where it is not whole yet, was written before this machine booted, or tells of another `.part` file.
+        """
+        part = os.fstat(self.file.fileno())  # before the map: data comes first, and a map is emptied before its data
         head = os.pread(self._map, _HEADER.size, 0)
         if len(head) < _HEADER.size:
             return None
-        magic, version, state, size, chunk, generation, watermark, boot = _HEADER.unpack(head)
-        if magic != _MAGIC or version != _VERSION or chunk != CHUNK or boot != BOOT_ID:
+        magic, version, state, size, chunk, generation, watermark, boot, inode = _HEADER.unpack(head)
+        if magic != _MAGIC or version != _VERSION or chunk != CHUNK or boot != BOOT_ID or inode != part.st_ino:
             return None
         spans = Spans()
         if size == UNKNOWN:
             spans.add(0, watermark)
-            return MapState(state, None, generation, spans, ())
+            return MapState(state, None, generation, spans, ()) if watermark <= part.st_size else None
         chunks = -(-size // CHUNK)
-        body = os.pread(self._map, 2 * chunks, _HEADER.size)
-        if len(body) < 2 * chunks:
+        marks = os.pread(self._map, 2 * chunks, _HEADER.size)
+        if len(marks) < 2 * chunks:
             return None
+        body, asked = marks[::2], marks[1::2]
         at = body.find(b"\x01", 0, chunks)
         while at >= 0:
             stop = body.find(b"\x00", at, chunks)
@@ -191,11 +201,13 @@ class PartFile:
             at = body.find(b"\x01", stop, chunks)
         if trust_watermark:
             spans.add(0, min(watermark, size))
+        if spans.end() > part.st_size:
+            return None
         wanted = []
-        at = body.find(b"\x01", chunks)
+        at = asked.find(b"\x01")
         while at >= 0:
-            wanted.append((at - chunks) * CHUNK)
-            at = body.find(b"\x01", at + 1)
+            wanted.append(at * CHUNK)
+            at = asked.find(b"\x01", at + 1)
         return MapState(state, size, generation, spans, tuple(wanted))
 
     # --- how it ends ---------------------------------------------------------------------------------------------
@@ -207,13 +219,14 @@ class PartFile:
     def commit(self, size: int) -> None:
         """Make the verified content whole: sync it, give it its name, forget the map. The lock is held."""
         fd = self.file.fileno()
-        os.ftruncate(fd, size)
-        os.fchmod(fd, 0o444)
-        os.fsync(fd)
         target = self._layout.blob(self.digest)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self._path.rename(target)
-        sync_directory(target.parent)
+        with self._full_disk():
+            os.ftruncate(fd, size)
+            os.fchmod(fd, 0o444)
+            os.fsync(fd)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._path.rename(target)
+            sync_directory(target.parent)
         self._map_path.unlink(missing_ok=True)
 
     def clear(self) -> None:
@@ -236,28 +249,34 @@ class PartFile:
         end = run[1] if run[1] == self.size else run[1] // CHUNK * CHUNK
         last = min(-(-stop // CHUNK), -(-end // CHUNK))
         if last > first:
-            self._pwrite_map(b"\x01" * (last - first), _HEADER.size + first)
+            self._pwrite_map(b"\x01\x00" * (last - first), _HEADER.size + 2 * first)  # nobody wants what is here
 
     def _header(self, state: int) -> bytes:
         size = UNKNOWN if self.size is None else self.size
-        return _HEADER.pack(_MAGIC, _VERSION, state, size, CHUNK, self.generation, self._watermark, BOOT_ID)
+        inode = os.fstat(self.file.fileno()).st_ino
+        return _HEADER.pack(_MAGIC, _VERSION, state, size, CHUNK, self.generation, self._watermark, BOOT_ID, inode)
 
     def _pwrite_map(self, data: bytes, offset: int) -> None:
+        with self._full_disk():
+            while data:
+                done = os.pwrite(self._map, data, offset)
+                data = data[done:]
+                offset += done
+
+    @contextlib.contextmanager
+    def _full_disk(self) -> Iterator[None]:
         try:
-            os.pwrite(self._map, data, offset)
+            yield
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise NoSpace(f"the disk that holds {self._layout.root} is full; free some of it") from error
             raise
 
 
-def sync_directory(path: Path) -> None:
-    """Make renames and unlinks in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def footprint(size: int) -> int:
+    """Return the bytes on disk that an unfinished fill of `size` bytes takes, its map included."""
+    marks = _HEADER.size + 2 * (-(-size // CHUNK))
+    return -(-size // _BLOCK) * _BLOCK + -(-marks // _BLOCK) * _BLOCK
 
 
 def _allocate(fd: int, size: int) -> None:

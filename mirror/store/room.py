@@ -81,6 +81,11 @@ class Room:
         return sum(_blocks(file) for top in (self._layout.blobs, self._layout.fills) for file in _files(top))
 
 
+def on_disk(size: int) -> int:
+    """Return the bytes that a file of `size` bytes takes, in the blocks in which most file systems give out space."""
+    return -(-size // 4096) * 4096
+
+
 def _files(top: Path) -> Iterator[os.DirEntry[str]]:
     pending = [os.fspath(top)]
     while pending:

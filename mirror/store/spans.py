@@ -58,6 +58,10 @@ class Spans:
         """Say whether all bytes from `start` up to and without `stop` are here."""
         return self.end_of(start) >= stop
 
+    def end(self) -> int:
+        """Return the offset after the last byte that is here; 0 where none is."""
+        return self._stops[-1] if self._stops else 0
+
     def clear(self) -> None:
         """Forget everything."""
         self._starts.clear()

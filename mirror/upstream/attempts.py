@@ -19,8 +19,8 @@ _T = TypeVar("_T")
 class Attempts:
     """The attempts of one upstream; `away` says whether the last of them failed for want of an answer.
 
-    Before the first one nothing is known, and that counts as away: after a restart without an uplink, an image that is not
-    wholly here must not be begun (promise 8).
+    Before the first one nothing is known, and that counts as away: after a restart without an uplink, an image that
+    is not wholly here must not be begun (promise 8).
     """
 
     def __init__(self, wire: Wire) -> None:

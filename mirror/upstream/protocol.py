@@ -49,7 +49,7 @@ class ReferrersBody:
 
 
 class Urgency:
-    """Whether somebody waits for a transfer. It starts as it is made, and may be raised once, while it waits or runs."""
+    """Whether somebody waits for a transfer. It may be raised once, while the transfer waits or runs."""
 
     __slots__ = ("_hear", "urgent")
 
@@ -116,11 +116,11 @@ class Upstream(Protocol):
     ) -> AbstractAsyncContextManager[BlobBody]:
         """Fetch a blob, or its bytes from `start` up to and without `stop`, by GET.
 
-        A `Range` header is sent only where `start` or `stop` is given. What is not urgent is read-ahead: it waits behind
-        whatever is urgent, and holds at most six of the eight places for blobs of this upstream. Leaving the context early
-        closes the connection, leaving it after the last byte keeps it for reuse. An answer whose `Content-Range` is not
-        what was asked for raises `UpstreamBroken`; a 200 to a range is an answer (`ranged` is False, `start` 0); a 416
-        raises `UpstreamBroken`.
+        A `Range` header is sent only where `start` or `stop` is given. What is not urgent is read-ahead: it waits
+        behind whatever is urgent, and holds at most six of the eight places for blobs of this upstream. Leaving the
+        context early closes the connection, leaving it after the last byte keeps it for reuse. An answer whose
+        `Content-Range` is not what was asked for raises `UpstreamBroken`; a 200 to a range is an answer (`ranged` is
+        False, `start` 0); a 416 raises `UpstreamBroken`.
         """
         ...
 

@@ -28,6 +28,7 @@ _KINDS: dict[int, tuple[type[UpstreamError], str]] = {
     425: (UpstreamUnavailable, "failed to send"),
     429: (UpstreamLimited, "limits requests, and did not send"),
     451: (UpstreamDenied, "may not give out"),
+    508: (UpstreamBroken, "leads back to here, and did not send"),  # asking again would go in a circle
 }
 
 
@@ -38,7 +39,7 @@ def refusal(namespace: str, answer: Answer, what: str, body: bytes, secrets: tup
     """
     status = answer.status
     kind, verb = _KINDS.get(status, (UpstreamBroken, "refuses to send"))
-    if status >= 500:  # noqa: PLR2004
+    if status >= 500 and status not in _KINDS:  # noqa: PLR2004
         kind, verb = UpstreamUnavailable, "failed to send"
     elif status < 300:  # noqa: PLR2004
         kind, verb = UpstreamBroken, "sent something else than"

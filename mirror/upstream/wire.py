@@ -111,8 +111,9 @@ class Wire:
         """
         content = answer.response.content
         counted = self._bytes.inc
-        try:
-            while True:
+        broken: Exception | None = None
+        while broken is None:
+            try:
                 if stall < STALL:
                     async with asyncio.timeout(stall):
                         piece = await content.readany()
@@ -120,14 +121,15 @@ class Wire:
                     piece = await content.readany()
                 if not piece:
                     return
-                counted(len(piece))
-                if len(piece) <= _PIECE:
-                    yield piece
-                else:  # rare: aiohttp holds hardly more than this
-                    for start in range(0, len(piece), _PIECE):
-                        yield piece[start : start + _PIECE]
-        except (aiohttp.ClientError, OSError) as error:
-            raise self.failure(error, answer.url) from None
+            except (aiohttp.ClientError, OSError) as error:
+                broken, piece = error, _left(content)
+            counted(len(piece))
+            if len(piece) > _PIECE:  # rare: aiohttp holds hardly more than this
+                for start in range(0, len(piece), _PIECE):
+                    yield piece[start : start + _PIECE]
+            elif piece:
+                yield piece
+        raise self.failure(broken, answer.url) from None
 
     async def read(self, answer: Answer, limit: int) -> bytes:
         """Read a small body; raise `UpstreamBroken` where it has more than `limit` bytes, else as `pieces`."""
@@ -215,3 +217,8 @@ def _explain(error: BaseException) -> str:
         if isinstance(error, kinds):
             return cause if isinstance(cause, str) else cause(error)
     return f"no answer ({type(error).__name__})"
+
+
+def _left(content: aiohttp.StreamReader) -> bytes:
+    """Return what had come before a connection broke: aiohttp holds up to a MiB of it, and gives out only the error."""
+    return content._read_nowait(-1)  # noqa: SLF001  # there is no public way, and it would be fetched twice

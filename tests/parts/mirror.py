@@ -32,11 +32,12 @@ class MirrorProcess(Program):
         )
 
     def start(self) -> None:
+        address = (self._address or "127.0.0.1:0").removeprefix("http://")
         self._file.write_text(
             json.dumps(
                 {
                     **self._config,
-                    "server": {"listen": self._address or "127.0.0.1:0", **self._config.get("server", {})},
+                    "server": {"listen": address, **self._config.get("server", {})},
                     "storage": {"path": str(self.store), "min_free": "0B", **self._config.get("storage", {})},
                     "log": {"level": "info", "format": "json"},
                 }

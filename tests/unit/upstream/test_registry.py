@@ -172,7 +172,7 @@ async def test_a_server_that_knows_no_head_has_said_nothing(up: FakeRegistry, co
     [
         (400, UpstreamBroken), (403, UpstreamDenied), (404, UpstreamNotFound), (405, UpstreamBroken),
         (410, UpstreamNotFound), (416, UpstreamBroken), (418, UpstreamBroken), (429, UpstreamLimited),
-        (451, UpstreamDenied), (500, UpstreamUnavailable), (502, UpstreamUnavailable), (508, UpstreamUnavailable),
+        (451, UpstreamDenied), (500, UpstreamUnavailable), (502, UpstreamUnavailable), (508, UpstreamBroken),
         (206, UpstreamBroken), (300, UpstreamBroken),
     ],
 )  # fmt: skip

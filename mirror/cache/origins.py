@@ -1,0 +1,85 @@
+"""The repositories through which one digest may be had, and what upstream has said of it there (promise 10)."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+from mirror.errors import UpstreamDenied, UpstreamNotFound
+from mirror.store.changes import Linked
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from mirror.errors import MirrorError
+    from mirror.oci.digest import Digest
+    from mirror.oci.name import Repository
+    from mirror.store.index import Index
+    from mirror.upstream.protocol import BlobBody, Upstream, Urgency
+
+
+class Origin:
+    """A repository through which the content may be had, and whether upstream has served it there."""
+
+    def __init__(self, repository: Repository, upstream: Upstream) -> None:
+        self.repository = repository
+        self.upstream = upstream
+        self.served = False
+        self.refused: MirrorError | None = None
+
+
+class Origins:
+    """Where a fill asks: the first repository that upstream does not refuse."""
+
+    def __init__(self, digest: Digest, first: Origin, index: Index, moved: Callable[[], None]) -> None:
+        """`moved` is called when one of them has been served, or refused."""
+        self._digest = digest
+        self._all = [first]
+        self._index = index
+        self._moved = moved
+
+    @property
+    def namespace(self) -> str:
+        """The upstream that is asked now."""
+        return self._all[0].repository.namespace
+
+    def names(self) -> list[str]:
+        """Return the repositories, for the log."""
+        return [str(origin.repository) for origin in self._all]
+
+    def join(self, origin: Origin) -> Origin:
+        """Add a repository; return the one that stands for it."""
+        for known in self._all:
+            if known.repository == origin.repository:
+                return known
+        self._all.append(origin)
+        return origin
+
+    @asynccontextmanager
+    async def open(self, start: int, stop: int | None, urgency: Urgency, *, patience: float) -> AsyncIterator[BlobBody]:
+        """Ask for bytes, see `upstream.protocol.Upstream.blob`. The link is recorded before any of them is used."""
+        async with AsyncExitStack() as stack:
+            origin, body = await self._first(stack, start, stop, urgency, patience)
+            if not origin.served:
+                await self._index.apply(Linked(origin.repository, self._digest, public=body.public))
+                origin.served = True
+                self._moved()
+            yield body
+
+    async def _first(
+        self, stack: AsyncExitStack, start: int, stop: int | None, urgency: Urgency, patience: float
+    ) -> tuple[Origin, BlobBody]:
+        while True:
+            origin = self._all[0]
+            opening = origin.upstream.blob(
+                origin.repository, self._digest, start=start, stop=stop, urgency=urgency, patience=patience
+            )
+            try:
+                return origin, await stack.enter_async_context(opening)
+            except (UpstreamNotFound, UpstreamDenied) as error:
+                origin.refused = error
+                if origin in self._all and len(self._all) > 1:  # another connection may have heard it sooner
+                    self._all.remove(origin)
+                self._moved()
+                if self._all[0] is origin:
+                    raise

@@ -1,0 +1,79 @@
+"""Read-ahead: what a client will ask for next is filled before it does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from mirror.cache import readahead
+from tests.fakes.faults import Await
+from tests.flow.fills import MIB, REPO, path_of
+
+if TYPE_CHECKING:
+    import pytest
+
+    from tests.fakes.registry import FakeRegistry
+    from tests.flow.conftest import StartMirror
+
+
+def _ahead(upstream: FakeRegistry) -> dict[str, object]:
+    return {"docker.io": {"url": upstream.url, "read_ahead": True}}
+
+
+async def test_a_manifest_brings_its_blobs(start: StartMirror, upstream: FakeRegistry) -> None:
+    image = upstream.add_image(REPO, "v1", layers=[b"one" * 1000, b"two" * 1000])
+    mirror = await start(_ahead(upstream))
+    await mirror.get(f"/v2/{REPO}/manifests/v1")
+    await mirror.settled()
+    assert all(mirror.server.store.blobs.size(blob) for blob in upstream.blobs_of(REPO, image))
+    asked = upstream.count(kind="blob")
+    assert asked == 3
+    await mirror.pull(REPO, "v1")
+    assert upstream.count(kind="blob") == asked
+
+
+async def test_neither_a_head_nor_an_index_brings_anything(start: StartMirror, upstream: FakeRegistry) -> None:
+    image = upstream.add_image(REPO, "one", layers=[b"one" * 1000])
+    upstream.add_index(REPO, "v1", manifests=[image])
+    mirror = await start(_ahead(upstream))
+    await mirror.get(f"/v2/{REPO}/manifests/v1")
+    await mirror.head(f"/v2/{REPO}/manifests/one")
+    await mirror.settled()
+    assert upstream.count(kind="blob") == 0
+
+
+async def test_it_can_be_switched_off(start: StartMirror, upstream: FakeRegistry) -> None:
+    upstream.add_image(REPO, "v1", layers=[b"one" * 1000])
+    mirror = await start(upstream)
+    await mirror.get(f"/v2/{REPO}/manifests/v1")
+    await mirror.settled()
+    assert upstream.count(kind="blob") == 0
+
+
+async def test_it_has_a_limit_and_gives_it_back(
+    start: StartMirror, upstream: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readahead, "MOST_WAITING", 3)
+    for tag in ("v1", "v2"):
+        upstream.add_image(REPO, tag, layers=[f"{tag} {number}".encode() for number in range(8)])
+    mirror = await start(_ahead(upstream))
+    for most, tag in ((3, "v1"), (6, "v2")):
+        await mirror.get(f"/v2/{REPO}/manifests/{tag}")
+        await mirror.settled()
+        assert upstream.count(kind="blob") == most
+
+
+async def test_what_a_client_waits_for_overtakes_it(start: StartMirror, upstream: FakeRegistry) -> None:
+    layers = [upstream.add_pattern_blob(REPO, MIB, number) for number in range(12)]
+    upstream.add_image(REPO, "v1", layers=layers)
+    gate = asyncio.Event()
+    upstream.fault(kind="blob", times=6, then=Await(gate))
+    mirror = await start(_ahead(upstream))
+    await mirror.get(f"/v2/{REPO}/manifests/v1")
+    await upstream.seen(6, kind="blob")
+    reply = await mirror.get(path_of(layers[-1]))  # all places of what is read ahead are taken
+    assert reply.body == upstream.content(REPO, layers[-1])
+    assert not gate.is_set()
+    gate.set()
+    await mirror.settled()
+    assert all(upstream.bytes_of(layer) == MIB for layer in layers)
