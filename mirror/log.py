@@ -14,8 +14,13 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TextIO
 
-import structlog
-from aiohttp.http_exceptions import HttpProcessingError
+# structlog imports rich where it is installed, for tracebacks that are not used here: 60 ms of every start.
+_without_rich = sys.modules.setdefault("rich", None) is None  # type: ignore[arg-type]
+import structlog  # noqa: E402
+
+if _without_rich:
+    del sys.modules["rich"]
+from aiohttp.http_exceptions import HttpProcessingError  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 import structlog
@@ -300,7 +299,7 @@ class Fill:
 
     async def _hash(self, running: RunningHash) -> bool:
         while self.size is None or running.done < self.size:
-            if not await running.catch_up(self.spans.end_of(0)):
+            if not await running.step(self.spans.end_of(0)):
                 await self.pulse.wait()
         return running.matches()
 
@@ -378,18 +377,19 @@ class Fill:
         stop = offset + len(piece)
         if part.size is None:
             self._account.grow(len(piece))
-        write = partial(part.write, piece, offset, self.spans.around(offset, stop))
-        if self._running is not None and self._running.takes(offset):
-            await self._running.write_and_hash(write, piece)
-        else:
-            await self._threads.run(write)
+        await self._threads.run(part.write, piece, offset, self.spans.around(offset, stop))
         if part.size is None:
             self._account.wrote(len(piece))
         self.spans.add(offset, stop)
+        running = self._running
+        if running is not None:
+            running.feed(piece, offset)
         if self.size is None:
             self.pulse.beat()  # what may go out lies further to the front
         else:
             self.pulse.beat(offset, stop)
+        if running is not None:
+            await running.room()
 
     def wanted(self) -> list[int]:
         """See `transfer.Target.wanted`."""

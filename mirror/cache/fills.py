@@ -11,6 +11,7 @@ from mirror import metrics
 from mirror.cache.fill import Fill
 from mirror.cache.origins import Origin
 from mirror.errors import StoreError, UpstreamBroken
+from mirror.store import heap
 from mirror.upstream.protocol import Urgency
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ class Fills:
             metrics.FILLS_RUNNING.set(len(self._running))
             if isinstance(fill.error, UpstreamBroken):
                 self._refused[fill.namespace, fill.digest] = f"{fill.error} (refused for {REFUSED_SECONDS} s)"
+        if not self._running:
+            await self._threads.run(heap.give_back)
 
     async def close(self) -> None:
         """Stop all fills; each leaves on disk what it can be gone on from."""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from typing import TYPE_CHECKING
 
+from mirror.cache.pulse import Pulse
 from mirror.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from hashlib import _Hash
 
     from mirror.oci.digest import Digest
     from mirror.store.io import DiskThreads
 
-PIECE = 4 * 1024 * 1024  # bytes hashed in one go from the file
+STEP = 4 * 1024 * 1024  # bytes hashed in one go from the file
+QUEUE = 3  # pieces that wait in memory to be hashed; whoever brings more waits too
 _BUFFER = 1024 * 1024
 
 _buffers = threading.local()
@@ -24,8 +26,8 @@ _buffers = threading.local()
 class RunningHash:
     """Follows the contiguous front of a file, off the event loop.
 
-    A piece that continues it is hashed from memory right after it is written, by the same thread; what came out of
-    order, or was there before, is read from the file.
+    A piece that continues what is hashed, or waits to be, is hashed from memory while the next one is written; what
+    came out of order, or was there before, is read from the file. One task calls `step` over and over.
     """
 
     def __init__(self, digest: Digest, fd: int, threads: DiskThreads) -> None:
@@ -34,33 +36,40 @@ class RunningHash:
         self._hasher = digest.hasher()
         self._fd = fd
         self._threads = threads
-        self._busy = False
+        self._queue: deque[bytes] = deque()
+        self._end = 0  # offset after what is hashed, is being hashed, or waits
+        self._stepped = Pulse()
+        self._broken = False
         self.done = 0  # bytes hashed
 
-    def takes(self, offset: int) -> bool:
-        """Say whether a piece at `offset` would be the next."""
-        return offset == self.done and not self._busy
+    def feed(self, piece: bytes, offset: int) -> None:
+        """Hear that `piece` has been written at `offset`."""
+        if offset == self._end:
+            self._queue.append(piece)
+            self._end += len(piece)
 
-    async def write_and_hash(self, write: Callable[[], None], piece: bytes) -> None:
-        """Call `write` in a thread, then hash `piece`, which `takes` has admitted."""
-        self._busy = True
-        try:
-            await self._threads.run(_write_and_hash, write, self._hasher, piece)
-            self.done += len(piece)
-        finally:
-            self._busy = False
+    async def room(self) -> None:
+        """Wait while too much waits in memory."""
+        while len(self._queue) > QUEUE and not self._broken:
+            await self._stepped.wait()
 
-    async def catch_up(self, front: int) -> bool:
-        """Hash some of what lies before `front`; say whether there was anything to do."""
-        stop = min(front, self.done + PIECE)
-        if self._busy or stop <= self.done:
-            return False
-        self._busy = True
+    async def step(self, front: int) -> bool:
+        """Hash some of what lies before `front`; say whether there was anything to do. Raise what reading raises."""
         try:
+            if self._queue:
+                self.done += await self._threads.run(_hash_pieces, self._hasher, self._queue)
+                return True
+            stop = min(front, self.done + STEP)
+            if stop <= self.done:
+                return False
+            self._end = stop
             await self._threads.run(_hash_range, self._fd, self._hasher, self.done, stop)
             self.done = stop
+        except BaseException:
+            self._broken = True
+            raise
         finally:
-            self._busy = False
+            self._stepped.beat()
         return True
 
     def matches(self) -> bool:
@@ -68,9 +77,16 @@ class RunningHash:
         return self._hasher.hexdigest() == self._digest.hex
 
 
-def _write_and_hash(write: Callable[[], None], hasher: _Hash, piece: bytes) -> None:
-    write()
-    hasher.update(piece)
+def _hash_pieces(hasher: _Hash, queue: deque[bytes]) -> int:
+    """Hash what waits, and let go of each piece at once; return how many bytes it was."""
+    count = 0
+    for _ in range(QUEUE):
+        if not queue:  # only this thread takes from it
+            break
+        piece = queue.popleft()
+        hasher.update(piece)
+        count += len(piece)
+    return count
 
 
 def _hash_range(fd: int, hasher: _Hash, start: int, stop: int) -> None:

@@ -20,6 +20,7 @@ from mirror.errors import ConfigError
 from mirror.oci.namespaces import Namespaces
 from mirror.server.front import Front
 from mirror.server.health import Health
+from mirror.store import heap
 from mirror.store.store import Store
 from mirror.upstream.registries import Registries
 
@@ -49,6 +50,7 @@ class Announce(Protocol):
 def serve(config: Config, *, announce: Announce) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. Raises `ConfigError` and `StoreError` before it serves."""
     sys.setswitchinterval(_SWITCH)
+    heap.keep()
     return asyncio.run(_serve(config, announce))
 
 
