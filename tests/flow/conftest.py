@@ -124,6 +124,10 @@ class Mirror:
         """Wait until no fill is under way: a blob's last byte goes out before its file has its name."""
         await asyncio.gather(*self.server.cache.fills._tasks, return_exceptions=True)
 
+    async def confirmed(self) -> None:
+        """Wait until upstream has said of all that was asked whether a repository holds it."""
+        await asyncio.gather(*self.server.cache.blobs._confirmations._tasks.values(), return_exceptions=True)
+
     async def stop(self) -> None:
         """End as a process does: drain, then close everything."""
         await self.server.drain()

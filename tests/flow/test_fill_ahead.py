@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
+
 from mirror.cache import readahead
 from tests.fakes.faults import Await
 from tests.flow.fills import MIB, REPO, path_of
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.fakes.registry import FakeRegistry
     from tests.flow.conftest import StartMirror
 
@@ -77,3 +77,32 @@ async def test_what_a_client_waits_for_overtakes_it(start: StartMirror, upstream
     gate.set()
     await mirror.settled()
     assert all(upstream.bytes_of(layer) == MIB for layer in layers)
+
+
+@pytest.mark.parametrize("meanwhile", [False, True], ids=["filled before", "being filled"])
+async def test_a_layer_that_is_here_through_another_image_is_known_to_be_this_ones_too(
+    meanwhile: bool, start: StartMirror, upstream: FakeRegistry
+) -> None:
+    """A client that has the layer already never asks for it here; the image must count as whole after all."""
+    upstream.auth.mode = "bearer"
+    upstream.auth.users["alice"] = "secret"
+    shared = upstream.add_pattern_blob(REPO, MIB)
+    upstream.add_pattern_blob("org/other", MIB)
+    upstream.add_image(REPO, "v1", layers=[shared])
+    other = upstream.add_image("org/other", "v1", layers=[shared, b"its own"])
+    gate = asyncio.Event()
+    upstream.fault(kind="blob", digest=shared, times=1, then=Await(gate))
+    private = {"url": upstream.url, "read_ahead": True, "username": "alice", "password": "secret"}
+    mirror = await start({"docker.io": private})
+    await mirror.get(f"/v2/{REPO}/manifests/v1")
+    if not meanwhile:
+        gate.set()
+        await mirror.settled()
+    await mirror.get("/v2/org/other/manifests/v1")
+    gate.set()
+    await mirror.settled()
+    await mirror.confirmed()
+    await upstream.stop()
+    assert (await mirror.get("/v2/org/other/manifests/v1", **{"Cache-Control": "no-cache"})).status == 200
+    assert (await mirror.pull("org/other", other))[-1].body == b"its own"
+    assert sum(record.bytes_sent for record in upstream.requests if record.kind == "blob") < MIB + 4096
