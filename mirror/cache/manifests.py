@@ -162,6 +162,7 @@ class Manifests:
         if age is not Age.TOO_OLD:
             fallback = await self._here(repository, known.digest, HIT)
             if fallback is not None and not await self._whole(repository, fallback):
+                log.info("cached, and not a whole image: of use only with upstream", image=f"{repository}:{tag}")
                 fallback = None
         patience = PATIENCE if fallback is None else PATIENCE_WITH_STALE
         try:

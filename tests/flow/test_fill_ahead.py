@@ -13,7 +13,7 @@ from tests.flow.fills import MIB, REPO, path_of
 
 if TYPE_CHECKING:
     from tests.fakes.registry import FakeRegistry
-    from tests.flow.conftest import StartMirror
+    from tests.flow.conftest import Clock, StartMirror
 
 
 def _ahead(upstream: FakeRegistry) -> dict[str, object]:
@@ -79,9 +79,10 @@ async def test_what_a_client_waits_for_overtakes_it(start: StartMirror, upstream
     assert all(upstream.bytes_of(layer) == MIB for layer in layers)
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("meanwhile", [False, True], ids=["filled before", "being filled"])
 async def test_a_layer_that_is_here_through_another_image_is_known_to_be_this_ones_too(
-    meanwhile: bool, start: StartMirror, upstream: FakeRegistry
+    meanwhile: bool, start: StartMirror, upstream: FakeRegistry, clock: Clock
 ) -> None:
     """A client that has the layer already never asks for it here; the image must count as whole after all."""
     upstream.auth.mode = "bearer"
@@ -103,6 +104,7 @@ async def test_a_layer_that_is_here_through_another_image_is_known_to_be_this_on
     await mirror.settled()
     await mirror.confirmed()
     await upstream.stop()
-    assert (await mirror.get("/v2/org/other/manifests/v1", **{"Cache-Control": "no-cache"})).status == 200
-    assert (await mirror.pull("org/other", other))[-1].body == b"its own"
+    clock.advance(3600)  # stale: upstream is asked, and found to be away
+    assert (await mirror.get("/v2/org/other/manifests/v1")).status == 200
+    assert [reply.status for reply in await mirror.pull("org/other", other)] == [200] * 4
     assert sum(record.bytes_sent for record in upstream.requests if record.kind == "blob") < MIB + 4096
