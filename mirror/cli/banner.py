@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -30,6 +31,7 @@ def announce(config: Config, *, room_bytes: int, used_bytes: int, bound: list[st
     else:
         for address in bound:
             log.info("listening", address=address)
+        log.info("configured", source=origin(config))
         log.info("mirroring", upstreams=_mirrored(config), default_upstream=config.default_upstream)
         log.info("storing", path=str(config.storage.path.absolute()), used_bytes=used_bytes, room_bytes=room_bytes)
         line = daemon_json(config, bound)
@@ -37,6 +39,18 @@ def announce(config: Config, *, room_bytes: int, used_bytes: int, bound: list[st
             log.info("for daemon.json", line=line)
     for caution in warnings(config):
         log.warning(caution)
+    if room_bytes <= 0:
+        log.warning(
+            "NOTHING NEW CAN BE STORED: raise storage.max_size, lower storage.min_free, or free the disk",
+            path=str(config.storage.path.absolute()),
+        )
+
+
+def origin(config: Config) -> str:
+    """Return where the configuration was read from, for a person."""
+    if config.source == "defaults":
+        return "defaults (there is no ./mirror.yaml, and none was named)"
+    return str(Path(config.source).absolute())
 
 
 def banner(config: Config, *, room_bytes: int, used_bytes: int, bound: list[str]) -> str:
@@ -47,6 +61,7 @@ def banner(config: Config, *, room_bytes: int, used_bytes: int, bound: list[str]
     room = f"({show_bytes(used_bytes)} used, room for {show_bytes(room_bytes)})"
     lines = [
         f"mirror {__version__}",
+        f"  configured   {origin(config)}",
         f"  listens on   {', '.join(bound)}",
         f"  mirrors      {mirrored}",
         f"  stores in    {config.storage.path.absolute()}  {room}",

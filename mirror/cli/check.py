@@ -10,7 +10,7 @@ import typer
 import yaml
 
 from mirror import config as configuration
-from mirror.cli.banner import warnings
+from mirror.cli import banner
 from mirror.cli.options import ConfigOption, JsonOption  # noqa: TC001  # typer reads it at run time
 
 
@@ -18,11 +18,12 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Validate the configuration and print what is in effect, secrets masked."""
     settings = configuration.load(config, os.environ)
     effective = configuration.effective(settings)
-    cautions = warnings(settings)
+    cautions = banner.warnings(settings)
     if json:
         report: dict[str, Any] = {"config": effective, "warnings": cautions}
         typer.echo(json_format.dumps(report))
         return
     for caution in cautions:
         typer.echo(f"warning: {caution}", err=True)
+    typer.echo(f"# from {banner.origin(settings)}")
     typer.echo(yaml.safe_dump(effective, sort_keys=False, allow_unicode=True), nl=False)

@@ -42,7 +42,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
             raise ConfigError(
                 [f"{source}: there is no such file; name one that exists, or leave --config away"]
             ) from None
-        text = ""
+        return parse("", "defaults", environ)
     except UnicodeDecodeError:
         raise ConfigError([f"{source}: is not UTF-8 text; write it as UTF-8"]) from None
     except (OSError, ValueError) as error:
@@ -88,6 +88,7 @@ def parse(text: str, source: str, environ: Mapping[str, str]) -> Config:
         freshness=freshness,
         log=LogConfig(level=log.level, format=log.format),
         proxies=proxies,
+        source=source,
     )
 
 

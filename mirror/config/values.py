@@ -146,3 +146,4 @@ class Config:
     freshness: tuple[FreshnessRule, ...]
     log: LogConfig
     proxies: Proxies
+    source: str = field(default="defaults", compare=False)  # the file it was read from, as it was named

@@ -61,6 +61,7 @@ class BlobResponse:
         self._ranged = request.headers.get("Range") if conditional.range_holds(request.headers, digest) else None
         self.sent = 0  # bytes of content
         self.broken: str | None = None  # why the transfer was broken off
+        self.begun: tuple[int, Outcome] | None = None  # status and outcome, once the header has gone out
 
     async def respond(self, extra: dict[str, str]) -> tuple[web.StreamResponse, Outcome]:
         """Send the blob, or what is asked of it, with `extra` headers. Raises `MirrorError` only before any header."""
@@ -74,7 +75,9 @@ class BlobResponse:
             if (status := conditional.status(self._request.headers, self._digest)) is not None:
                 return web.Response(status=status, headers=headers), found.outcome
             ranges = await self._begin(source, began)
-            return await self._send(source, _plan(ranges, source.size), headers), found.outcome
+            plan = _plan(ranges, source.size)
+            self.begun = plan.status, found.outcome
+            return await self._send(source, plan, headers), found.outcome
 
     def _from_memory(self, found: BlobAnswer, headers: dict[str, str]) -> web.StreamResponse:
         body = found.body or b""

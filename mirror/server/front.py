@@ -92,7 +92,7 @@ class Front:
             try:
                 return await self._answer(request, asked, line)
             except asyncio.CancelledError:
-                line.why = "the client left"
+                line.why = "the mirror is stopping" if self._health.draining else "the client left"
                 raise
             finally:
                 self._log(request, asked, line, time.perf_counter() - began)
@@ -170,6 +170,8 @@ class Front:
             return await blob.respond(self._headers(asked))
         finally:
             line.sent, line.why = blob.sent, blob.broken
+            if blob.begun is not None:  # even where the client leaves, as containerd does by design
+                line.status, line.outcome = blob.begun
 
     def _log(self, request: web.BaseRequest, asked: Asked, line: _Line, seconds: float) -> None:
         kind = asked.kind.value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -51,13 +51,15 @@ class Health:
             if self._busy == 0:
                 self._idle.set()
 
-    async def idle(self, patience: float) -> int:
-        """Wait until no request is under way, for at most `patience` seconds; return how many still are."""
-        try:
+    @property
+    def under_way(self) -> int:
+        """How many requests are being answered."""
+        return self._busy
+
+    async def idle(self, patience: float) -> None:
+        """Wait until no request is under way, for at most `patience` seconds."""
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), patience)
-        except TimeoutError:
-            return self._busy
-        return 0
 
     def respond(self, request: web.BaseRequest) -> web.Response | None:
         """Answer one of the paths above; None for every other."""

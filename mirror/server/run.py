@@ -6,20 +6,18 @@ import asyncio
 import contextlib
 import secrets
 import signal
-import ssl
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 from aiohttp import web
 
 from mirror.cache.cache import Cache
-from mirror.errors import ConfigError
 from mirror.oci.namespaces import Namespaces
 from mirror.server.front import Front
 from mirror.server.health import Health
+from mirror.server.listening import listen_on
 from mirror.store import heap
 from mirror.store.store import Store
 from mirror.upstream.registries import Registries
@@ -28,12 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirror.config import Config
-    from mirror.config.values import Listen, Tls
     from mirror.upstream.protocol import Upstreams
 
 log = structlog.get_logger(__name__)
 
-_BACKLOG = 1024
 _LINE = 64 * 1024  # bytes of a request line or header: tokens in `Authorization` grow long
 _SWITCH = 0.0005  # seconds; disk threads must not wait 5 ms for the interpreter, nor the loop for them
 _LAST = 1.0  # seconds that a connection gets to end once everything else has
@@ -55,16 +51,20 @@ def serve(config: Config, *, announce: Announce) -> int:
 
 
 async def _serve(config: Config, announce: Announce) -> int:
-    stop = asyncio.Event()
+    stop, at_once = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def told() -> None:
+        (at_once if stop.is_set() else stop).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, told)
     async with contextlib.AsyncExitStack() as stack:
         server = await Server.start(config, stack)
         announce(room_bytes=server.store.room.left(), used_bytes=server.store.room.used, bound=server.bound)
         await stop.wait()
-        log.info("stopping", patience=config.server.shutdown_timeout)
-        await server.drain()
+        log.info("stopping; a second signal ends it at once", patience=config.server.shutdown_timeout)
+        await server.drain(at_once)
     log.info("stopped")
     return 0
 
@@ -116,53 +116,30 @@ class Server:
         stack.push_async_callback(runner.cleanup)
         server = cls(config, store, cache, health, runner)
         for listen in config.server.listen:
-            await server._listen(listen)
+            server.bound.append(await listen_on(runner, listen, config.server.tls))
         health.open()
         await store.count()
         cache.fills.counted.set()
         return server
 
-    async def drain(self) -> None:
-        """Stop taking connections, and let transfers end within the limit."""
+    async def drain(self, at_once: asyncio.Event | None = None) -> None:
+        """Stop taking connections, and let transfers end within the limit, or until `at_once` is set."""
         self._health.drain()
         for site in list(self._runner.sites):
             await site.stop()
-        left = await self._health.idle(self._config.server.shutdown_timeout)
-        if left:
-            log.warning("transfers broken off", count=left)
-
-    async def _listen(self, listen: Listen) -> None:
-        tls = _context(self._config.server.tls) if self._config.server.tls else None
-        site: web.BaseSite
-        if listen.path is not None:
-            Path(listen.path).unlink(missing_ok=True)  # noqa: ASYNC240  # nobody is served yet
-            site = web.UnixSite(self._runner, listen.path, ssl_context=tls, backlog=_BACKLOG)
-        else:
-            site = web.TCPSite(self._runner, listen.host, listen.port, ssl_context=tls, backlog=_BACKLOG)
-        try:
-            await site.start()
-        except OSError as error:
-            raise ConfigError(
-                [f"server.listen: {listen} cannot be used: {error.strerror or error}; is another mirror running there?"]
-            ) from error
-        self.bound.append(_address(listen, site, "https" if tls else "http"))
+        waiting = [asyncio.create_task(self._health.idle(self._config.server.shutdown_timeout))]
+        if at_once is not None:
+            waiting.append(asyncio.create_task(_wait(at_once)))
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        if self._health.under_way:
+            log.warning("transfers broken off", count=self._health.under_way)
 
 
-def _address(listen: Listen, site: web.BaseSite, scheme: str) -> str:
-    if listen.path is not None:
-        return f"unix:{listen.path}"
-    server = site._server  # noqa: SLF001  # aiohttp has no public way to the port that was taken for port 0
-    port = listen.port
-    if isinstance(server, asyncio.Server) and server.sockets:
-        port = server.sockets[0].getsockname()[1]
-    host = f"[{listen.host}]" if ":" in listen.host else listen.host
-    return f"{scheme}://{host}:{port}"
-
-
-def _context(tls: Tls) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(tls.cert_file, tls.key_file)
-    return context
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 def _request_id() -> str | None:

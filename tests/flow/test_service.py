@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import socket
 import ssl
 import sys
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import pytest
 import structlog
 
 from mirror import log
+from mirror.errors import ConfigError
 from mirror.oci.digest import Digest
 from tests.fakes.faults import Drop, Gate, Hang, Status
 from tests.parts.certificate import certificate
@@ -142,11 +144,27 @@ async def test_what_was_left_of_a_unix_socket_does_not_keep_it_from_starting(
 ) -> None:
     with room("mirror-socket") as directory:
         listen = {"listen": ["127.0.0.1:0", f"unix:{directory}/s"]}
-        (directory / "s").touch()
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(directory / "s"))
         mirror = await start(upstream, server=listen)
         await mirror.stop()
         again = await start(upstream, server=listen)
         assert (await again.get("/v2/")).status == 200
+
+
+async def test_a_path_that_is_no_socket_or_is_in_use_is_left_alone(start: StartMirror, upstream: FakeRegistry) -> None:
+    with room("mirror-socket") as directory:
+        file = directory / "file"
+        file.write_text("precious")
+        with pytest.raises(ConfigError, match="is no socket"):
+            await start(upstream, server={"listen": f"unix:{file}"})
+        assert file.read_text() == "precious"
+        with socket.socket(socket.AF_UNIX) as live:
+            live.bind(str(directory / "s"))
+            live.listen()
+            with pytest.raises(ConfigError, match="in use"):
+                await start(upstream, server={"listen": f"unix:{directory}/s"})
+            assert (directory / "s").is_socket()
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
