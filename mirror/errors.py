@@ -21,6 +21,7 @@
     │   ├── UpstreamUnavailable no connection, no answer in time, 5xx, a broken transfer
     │   ├── UpstreamBroken      an answer that cannot be right: wrong digest, wrong length, too large
     │   └── UpstreamAway        `server.offline`: the mirror does not dial out
+    ├── Overloaded              503, more is under way than the mirror takes on at once
     └── StoreError              the disk cannot help
         ├── NoSpace             the cap, or the disk, has no room
         ├── StoreUnusable       the store cannot be opened: locked, read-only, on NFS, of a newer version
@@ -177,6 +178,14 @@ class UpstreamAway(UpstreamError):
     """The mirror is told not to dial out (`server.offline`)."""
 
     retriable = False
+
+
+class Overloaded(MirrorError):
+    """More is under way than the mirror takes on at once."""
+
+    code = "TOOMANYREQUESTS"
+    status = 503
+    retriable = True
 
 
 class StoreError(MirrorError):

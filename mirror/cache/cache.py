@@ -12,8 +12,10 @@ from mirror.cache.freshness import Freshness
 from mirror.cache.listings import Listings
 from mirror.cache.manifests import Manifests
 from mirror.cache.memory import Memory
+from mirror.cache.parsing import parsed
 from mirror.cache.readahead import ReadAhead
-from mirror.oci.manifest import Manifest, ManifestMalformed
+from mirror.cache.vouching import Vouching
+from mirror.oci.manifest import ManifestMalformed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,12 +34,21 @@ class Cache:
         self, config: Config, store: Store, upstreams: Upstreams, *, clock: Callable[[], float] = time.time
     ) -> None:
         """`clock` gives seconds since the epoch."""
+        self._upstreams = upstreams
         memory = Memory(store.blobs)
         freshness = Freshness(config.freshness)
         self.fills = Fills(
             blobs=store.blobs, index=store.index, room=store.room, threads=store.threads, upstreams=upstreams
         )
-        self.blobs = Blobs(store=store.blobs, index=store.index, memory=memory, fills=self.fills, upstreams=upstreams)
+        self.vouching = Vouching(store=store.blobs, index=store.index, threads=store.threads, upstreams=upstreams)
+        self.blobs = Blobs(
+            store=store.blobs,
+            index=store.index,
+            memory=memory,
+            fills=self.fills,
+            vouching=self.vouching,
+            upstreams=upstreams,
+        )
         self.manifests = Manifests(
             store=store.blobs,
             index=store.index,
@@ -60,17 +71,21 @@ class Cache:
         self._read_ahead = ReadAhead(
             self.fills,
             store.blobs,
-            self.blobs.vouch,
+            self.vouching.see_to,
             {name: upstream.read_ahead for name, upstream in config.upstreams.items()},
             otherwise=True,
         )
+
+    def label(self, namespace: str) -> str:
+        """Return what metrics call an upstream. Raises `NameUnknown`."""
+        return self._upstreams.of(namespace).label
 
     async def manifest(self, repository: Repository, reference: Reference, *, ahead: bool) -> ManifestAnswer:
         """Return a manifest; `ahead` says that a client has come to pull it, so that its blobs are wanted next."""
         answer = await self.manifests.get(repository, reference)
         if ahead and self._read_ahead.due(repository, answer.digest):
             try:
-                manifest = Manifest.parse(answer.body, answer.media_type)
+                manifest = await parsed(answer.body, answer.media_type)
             except ManifestMalformed:
                 return answer  # what is stored was read once; a newer release may read it otherwise
             self._read_ahead.follow(repository, answer.digest, manifest)
@@ -78,7 +93,7 @@ class Cache:
 
     async def close(self) -> None:
         """Stop everything; unfinished fills leave on disk what they can be gone on from."""
-        await self.blobs.close()
+        await self.vouching.close()
         await self.manifests.close()
         await self.listings.close()
         await self.fills.close()

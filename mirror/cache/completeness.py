@@ -6,10 +6,12 @@ whose blobs cannot be had must not be served.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
+from mirror.cache.parsing import parsed
 from mirror.errors import ContentBroken
-from mirror.oci.manifest import Manifest, ManifestMalformed
+from mirror.oci.manifest import ManifestMalformed
 
 if TYPE_CHECKING:
     from mirror.cache.memory import Memory
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from mirror.store.index import Index
 
 _DEEPEST = 4  # indexes within indexes; nobody publishes more than two
+_MOST = 1000  # manifests looked into for one answer: an index may name as many as it likes
+_TURN = 64  # blobs looked for before others get their turn on the loop
 
 
 class Completeness:
@@ -29,24 +33,41 @@ class Completeness:
         self._index = index
         self._memory = memory
 
-    async def of(self, repository: Repository, digest: Digest, media_type: str, *, depth: int = 0) -> bool:
+    async def of(self, repository: Repository, digest: Digest, media_type: str) -> bool:
         """Say whether the manifest, and for an index at least one platform's image, is here with all its blobs."""
+        return await self._look(repository, digest, media_type, set(), 0)
+
+    async def _look(
+        self, repository: Repository, digest: Digest, media_type: str, seen: set[Digest], depth: int
+    ) -> bool:
+        if digest in seen or len(seen) >= _MOST or depth > _DEEPEST:
+            return False  # what was looked into before was not whole, or there would have been an answer
+        seen.add(digest)
         try:
             body = await self._memory.read(digest)
-            if body is None:
-                return False
-            manifest = Manifest.parse(body, media_type)
+            manifest = None if body is None else await parsed(body, media_type)
         except (ContentBroken, ManifestMalformed):
+            manifest = None
+        if manifest is None:
             return False
         if not manifest.is_index:
-            return all(self._here(repository, blob.digest) for blob in manifest.blobs)
-        if not manifest.manifests or depth >= _DEEPEST:
-            return depth < _DEEPEST
-        for child in manifest.platform_children:
-            seen = self._here(repository, child.digest)
-            if seen and await self.of(repository, child.digest, child.media_type, depth=depth + 1):
+            return await self._all_here(repository, [blob.digest for blob in manifest.blobs])
+        for number, child in enumerate(manifest.platform_children):
+            if number % _TURN == _TURN - 1:
+                await asyncio.sleep(0)
+            if child.digest in seen or not self._here(repository, child.digest):
+                continue
+            if await self._look(repository, child.digest, child.media_type, seen, depth + 1):
                 return True
-        return False
+        return not manifest.manifests
+
+    async def _all_here(self, repository: Repository, digests: list[Digest]) -> bool:
+        for number, digest in enumerate(digests):
+            if number % _TURN == _TURN - 1:
+                await asyncio.sleep(0)
+            if not self._here(repository, digest):
+                return False
+        return True
 
     def _here(self, repository: Repository, digest: Digest) -> bool:
-        return self._index.standing(repository, digest).visible and self._blobs.size(digest) is not None
+        return self._blobs.size(digest) is not None and self._index.standing(repository, digest).visible

@@ -1,9 +1,8 @@
 """The fill: one download from upstream into the store, shared by everyone who wants that digest.
 
 It runs in a task of its own: a client that leaves, or reads slowly, neither stops nor slows it (promise 2). Its bytes
-are hashed in order as they come; the last ones are withheld until the whole is verified, so a wrong body always shows
-as a broken transfer (promise 3). What it has is on disk and in the map, so that it goes on from there after a break,
-a crash, or in another process (promise 4).
+are hashed as they come; the last ones wait for the verdict, so a wrong body always shows as a broken transfer (promise
+3). What it has is on disk and in the map, to go on from after a break, a crash, or in another process (promise 4).
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import structlog
 
 from mirror import metrics
 from mirror.cache.account import Account
+from mirror.cache.listeners import Listeners
 from mirror.cache.origins import Origins
 from mirror.cache.pulse import Pulse
 from mirror.cache.reader import FillReader
@@ -27,7 +27,6 @@ from mirror.store.part import VERIFIED, footprint
 from mirror.store.spans import Spans
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
     from mirror.cache.origins import Origin
@@ -76,7 +75,7 @@ class Fill:
         self.pulse = Pulse()
         self.origins = Origins(digest, origin, index, self.pulse.beat)
         self._stored = False  # it has its name in the store
-        self._on_end: list[Callable[[], None]] = []
+        self.on_end = Listeners()
         self._expected = expected
         self._first = first
         self._blobs = blobs
@@ -108,6 +107,10 @@ class Fill:
         """The upstream that is asked."""
         return self.origins.namespace
 
+    def asks(self, origin: Origin) -> bool:
+        """Say whether upstream is being asked through `origin` right now: then it will be served, or refused, soon."""
+        return self._transfer is not None and self._transfer.under_way and self.origins.asked is origin
+
     def reader(self) -> FillReader:
         """Return a source for one client."""
         return FillReader(self)
@@ -138,10 +141,6 @@ class Fill:
         if self._transfer is not None:
             self._transfer.leave(reader)
 
-    def on_end(self, hear: Callable[[], None]) -> None:
-        """Call `hear` when the fill has ended, one way or another."""
-        self._on_end.append(hear)
-
     # --- the task ------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -150,6 +149,7 @@ class Fill:
         try:
             while not self._stored:
                 await self._turn()
+            await self.origins.link()  # those that only read what another process filled
             outcome = "stored"
         except MirrorError as error:
             self.error = error
@@ -162,11 +162,10 @@ class Fill:
         finally:
             if not self.ended:
                 self.error = UpstreamUnavailable("the mirror is stopping; ask again", namespace=self.namespace)
-            metrics.FILLS.labels(self.namespace, outcome).inc()
+            metrics.FILLS.labels(self.origins.label, outcome).inc()
             self._close()
             self.pulse.beat()
-            for hear in self._on_end:
-                hear()
+            self.on_end.tell()
 
     async def _turn(self) -> None:
         """Fill, or follow the process that does; come back when that has come to an end."""
@@ -227,6 +226,7 @@ class Fill:
             assert self.size is not None  # noqa: S101  # what is verified has a size
             self.verified = True
             self.pulse.beat()
+            await self.origins.link()
             await self._threads.run(part.verified)
             await self._threads.run(part.commit, self.size)
             self._stored = True

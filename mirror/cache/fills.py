@@ -10,7 +10,7 @@ from cachetools import TTLCache
 from mirror import metrics
 from mirror.cache.fill import Fill
 from mirror.cache.origins import Origin
-from mirror.errors import StoreError, UpstreamBroken
+from mirror.errors import Overloaded, UpstreamBroken
 from mirror.store import heap
 from mirror.upstream.protocol import Urgency
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mirror.upstream.protocol import Upstreams
 
 REFUSED_SECONDS = 60  # for how long a digest is refused that was wrong twice (promise 3)
-MAX_FILLS = 2048  # under way and waiting; past it a request is refused rather than queued
+MAX_FILLS = 512  # under way and waiting, two files each; past it a request is refused rather than queued
 
 
 class Fills:
@@ -62,7 +62,7 @@ class Fills:
         if (reason := self._refused.get((namespace, digest))) is not None:
             raise UpstreamBroken(reason, namespace=namespace, retry_after=REFUSED_SECONDS)
         if len(self._running) >= MAX_FILLS:
-            raise StoreError(f"{MAX_FILLS} fills are under way or waiting; ask again in a while")
+            raise Overloaded(f"{MAX_FILLS} fills are under way or waiting; ask again in a while")
         fill = Fill(
             digest,
             origin,

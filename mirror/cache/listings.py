@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from cachetools import TTLCache
 from mirror.cache.freshness import Age
 from mirror.cache.keep import keep
 from mirror.cache.outcome import HIT, LOCAL, Outcome
+from mirror.cache.parsing import INLINE
 from mirror.cache.shared import Shared
 from mirror.errors import (
     ContentBroken,
@@ -125,7 +127,7 @@ class Listings:
         """Return all referrers of `subject`.
 
         Raises `UpstreamNotFound` where upstream says that it has no such list, and another `UpstreamError` where nobody
-        knows: an empty list would say "not signed" (facts: fail closed).
+        knows: an empty list would say "not signed" (fail closed).
         """
         known = self._index.listing(repository, subject)
         cached = None if known is None else await self._cached(known.digest)
@@ -133,7 +135,7 @@ class Listings:
         if known is not None and cached is not None:
             age = self._freshness.age(repository, str(subject), known.at, self._clock())
             if age is Age.FRESH:
-                return Referrers(_parsed(cached, repository), HIT)
+                return Referrers(await _parsed(cached, repository), HIT)
         patience = PATIENCE if age is Age.TOO_OLD else PATIENCE_WITH_STALE
         try:
             body, joined = await self._fetch(repository, subject, patience)
@@ -146,11 +148,11 @@ class Listings:
             error = failed
         else:
             forward = Outcome(forward="uri-miss" if known is None else "stale", status=200, collapsed=joined)
-            return Referrers(_parsed(body, repository), forward)
+            return Referrers(await _parsed(body, repository), forward)
         if cached is None or age is Age.TOO_OLD:
             raise error
         outcome = Outcome(hit=True, forward="stale", status=error.upstream_status, warning=f"stale: {error}")
-        return Referrers(_parsed(cached, repository), outcome)
+        return Referrers(await _parsed(cached, repository), outcome)
 
     async def close(self) -> None:
         """Stop what is under way."""
@@ -166,7 +168,7 @@ class Listings:
     async def _fetch(self, repository: Repository, subject: Digest, patience: float) -> tuple[bytes, bool]:
         refused = self._negative.get((repository, subject))
         if refused is not None:
-            raise refused
+            raise refused.with_traceback(None)
         try:
             return await self._fetches.get(
                 (repository, subject), lambda: self._fetch_and_keep(repository, subject), patience=patience
@@ -178,7 +180,7 @@ class Listings:
     async def _fetch_and_keep(self, repository: Repository, subject: Digest) -> bytes:
         upstream = self._upstreams.of(repository.namespace)
         got = await upstream.referrers(repository, subject, patience=PATIENCE)
-        _parsed(got.body, repository)
+        await _parsed(got.body, repository)
         digest = Digest.of(got.body)
         try:
             await keep(self._store, self._room, digest, got.body)
@@ -189,7 +191,13 @@ class Listings:
         return got.body
 
 
-def _parsed(body: bytes, repository: Repository) -> dict[str, object]:
+async def _parsed(body: bytes, repository: Repository) -> dict[str, object]:
+    if len(body) > INLINE:
+        return await asyncio.to_thread(_load, body, repository)
+    return _load(body, repository)
+
+
+def _load(body: bytes, repository: Repository) -> dict[str, object]:
     try:
         index = json.loads(body)
     except (ValueError, RecursionError) as error:

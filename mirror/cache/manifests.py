@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,9 +12,12 @@ from cachetools import TTLCache
 from mirror.cache.freshness import Age
 from mirror.cache.keep import keep
 from mirror.cache.outcome import HIT, Outcome
+from mirror.cache.parsing import parsed
 from mirror.cache.shared import Shared
 from mirror.errors import (
     ContentBroken,
+    MirrorError,
+    Overloaded,
     StoreError,
     UpstreamBroken,
     UpstreamDenied,
@@ -24,9 +26,10 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import Manifest, ManifestMalformed
+from mirror.oci.manifest import ManifestMalformed
 from mirror.oci.name import Tag
 from mirror.store.changes import Linked, Named, TagDropped, TagSet
+from mirror.store.index import Validated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from mirror.cache.memory import Memory
     from mirror.oci.name import Reference, Repository
     from mirror.store.blobs import BlobStore
-    from mirror.store.index import Index, Validated
+    from mirror.store.index import Index
     from mirror.store.room import Room
     from mirror.upstream.protocol import ManifestBody, Upstreams
 
@@ -45,7 +48,6 @@ log = structlog.get_logger(__name__)
 PATIENCE = 20.0  # seconds for upstream, tokens included
 PATIENCE_WITH_STALE = 3.0  # the same where a cached answer is at hand
 NEGATIVE_SECONDS = 5  # build systems push and pull at once
-INLINE = 256 * 1024  # bytes of a manifest that are parsed on the loop; a hostile one of 4 MiB takes half a second
 MAX_BEHIND = 256  # revalidations behind an answer at once
 
 
@@ -85,7 +87,7 @@ class Manifests:
         self._clock = clock
         self._fetches: Shared[ManifestAnswer] = Shared()
         self._revalidations: Shared[Validated] = Shared()
-        self._confirmations: Shared[None] = Shared()
+        self._confirmations: Shared[str] = Shared()
         self._negative: TTLCache[tuple[Repository, Reference], UpstreamError] = TTLCache(4096, NEGATIVE_SECONDS)
 
     async def get(self, repository: Repository, reference: Reference) -> ManifestAnswer:
@@ -121,28 +123,36 @@ class Manifests:
             return await self._here(repository, digest, HIT)
         media_type = standing.media_type if standing.visible else None
         if media_type is None:
+            if not standing.vouched:
+                return None  # it may be another upstream's secret: this one has to send it
             # It is here through another repository: a HEAD, which nobody counts, says whether this one has it too.
             try:
-                await self._confirmations.get((repository, digest), lambda: self._confirm(repository, digest))
+                media_type, _ = await self._confirmations.get(
+                    (repository, digest), lambda: self._confirm(repository, digest)
+                )
             except UpstreamBroken:
                 return None  # this registry does not do HEAD well: ask the other way
-        else:
-            await self._link(repository, digest, media_type)
-        return await self._here(repository, digest, HIT)
+        await self._link(repository, digest, media_type)
+        return await self._here(repository, digest, HIT, media_type)
 
-    async def _confirm(self, repository: Repository, digest: Digest) -> None:
+    async def _confirm(self, repository: Repository, digest: Digest) -> str:
+        """Return the media type that upstream says it has."""
         head = await self._upstreams.of(repository.namespace).head(repository, digest, patience=PATIENCE)
-        if head.digest not in (None, digest):
+        if head.digest not in (None, digest) or not head.media_type:
             raise UpstreamBroken(
                 f"{repository.namespace} answers {head.digest} for {digest}", namespace=repository.namespace
             )
-        await self._link(repository, digest, head.media_type)
+        return head.media_type
 
     async def _link(self, repository: Repository, digest: Digest, media_type: str) -> None:
         body = await self._memory.read(digest)
-        if body is not None:
-            names = await _named(body, media_type, repository)
+        if body is None:
+            return
+        names = await _named(body, media_type, repository)
+        try:
             await self._index.apply(Linked(repository, digest, media_type, names=names))
+        except StoreError as error:  # a full disk keeps nobody from what is here
+            log.warning("link not recorded", digest=str(digest), error=str(error))
 
     # --- by tag --------------------------------------------------------------------------------------------------
 
@@ -175,13 +185,13 @@ class Manifests:
             where = repository.namespace
             slow = UpstreamUnavailable(f"{where} did not answer within {patience:.0f} s", namespace=where)
             return self._stale(fallback, slow)
-        except (UpstreamError, StoreError) as error:
+        except (UpstreamError, StoreError, Overloaded) as error:
             return self._stale(fallback, error)
         outcome = Outcome(forward="stale", status=200, collapsed=joined)
         answer = await self._here(repository, validated.digest, outcome)
         return answer if answer is not None else await self._fetch(repository, validated.digest)
 
-    def _stale(self, fallback: ManifestAnswer | None, error: UpstreamError | StoreError) -> ManifestAnswer:
+    def _stale(self, fallback: ManifestAnswer | None, error: MirrorError) -> ManifestAnswer:
         if fallback is None:
             raise error
         status = error.upstream_status if isinstance(error, UpstreamError) else None
@@ -191,29 +201,45 @@ class Manifests:
 
     async def _revalidate(self, repository: Repository, tag: Tag, known: Validated) -> Validated:
         """Ask by HEAD, which Docker Hub does not count, and GET only what is new."""
-        upstream = self._upstreams.of(repository.namespace)
         try:
-            try:
-                head = await upstream.head(repository, tag, patience=PATIENCE)
-                now = head.digest
-            except UpstreamBroken:
-                now = None  # this registry does not do HEAD well: ask the other way
+            now = await self._head(repository, tag)
             if now is None:
                 now = (await self._fetch(repository, tag)).digest
-            elif now != known.digest and await self._admitted(repository, now) is None:
-                await self._fetch(repository, now)
         except UpstreamNotFound:
             await self._index.apply(TagDropped(repository, tag.name))
             raise
-        validated = TagSet(repository, tag.name, now, self._clock())
-        await self._index.apply(validated)
-        return self._index.tag(repository, tag.name) or known
+        if now != known.digest and await self._admitted(repository, now) is None:
+            await self._fetch_new(repository, tag, now)
+        validated = Validated(now, self._clock())
+        try:
+            await self._index.apply(TagSet(repository, tag.name, validated.digest, validated.at))
+        except StoreError as error:  # a full disk keeps nobody from what upstream has just said
+            log.warning("tag not recorded", tag=str(tag), error=str(error))
+        return validated
+
+    async def _head(self, repository: Repository, tag: Tag) -> Digest | None:
+        try:
+            return (await self._upstreams.of(repository.namespace).head(repository, tag, patience=PATIENCE)).digest
+        except UpstreamBroken:
+            return None  # this registry does not do HEAD well: ask the other way
+
+    async def _fetch_new(self, repository: Repository, tag: Tag, digest: Digest) -> None:
+        try:
+            await self._fetch(repository, digest)
+        except UpstreamNotFound as error:
+            # A push seen half way: upstream has not denied the tag, so what is cached of it still stands.
+            raise UpstreamBroken(
+                f"{repository.namespace} says that {tag} is {digest} now, and does not have that",
+                namespace=repository.namespace,
+                upstream_status=404,
+            ) from error
 
     # --- what is here --------------------------------------------------------------------------------------------
 
-    async def _here(self, repository: Repository, digest: Digest, outcome: Outcome) -> ManifestAnswer | None:
-        """Return a manifest that is here and linked."""
-        standing = self._index.standing(repository, digest)
+    async def _here(
+        self, repository: Repository, digest: Digest, outcome: Outcome, media_type: str | None = None
+    ) -> ManifestAnswer | None:
+        """Return a manifest that is here and linked, or known to be of `media_type`."""
         try:
             body = await self._memory.read(digest)
         except ContentBroken as error:
@@ -221,7 +247,7 @@ class Manifests:
             return None
         if body is None:
             return None
-        media_type = standing.media_type
+        media_type = media_type or self._index.standing(repository, digest).media_type
         if media_type is None:
             return None
         return ManifestAnswer(body, media_type, digest, outcome)
@@ -241,7 +267,7 @@ class Manifests:
         """GET a manifest from upstream, once for all who ask."""
         known = self._negative.get((repository, reference))
         if known is not None:
-            raise known
+            raise known.with_traceback(None)  # each raising would add to it
         try:
             answer, joined = await self._fetches.get(
                 (repository, reference), lambda: self._fetch_and_keep(repository, reference)
@@ -280,15 +306,9 @@ class Manifests:
 
 
 async def _named(body: bytes, media_type: str, repository: Repository) -> tuple[Named, ...]:
-    if len(body) > INLINE:
-        return await asyncio.to_thread(_names, body, media_type, repository)
-    return _names(body, media_type, repository)
-
-
-def _names(body: bytes, media_type: str, repository: Repository) -> tuple[Named, ...]:
     """Return what a manifest names; raise `UpstreamBroken` for one that cannot be right."""
     try:
-        manifest = Manifest.parse(body, media_type)
+        manifest = await parsed(body, media_type)
     except ManifestMalformed as error:
         raise UpstreamBroken(
             f"{repository.namespace} sent a manifest for {repository.name} that cannot be read: {error}",

@@ -25,6 +25,8 @@ class Origin:
         self.repository = repository
         self.upstream = upstream
         self.served = False
+        self.public = False  # it was served without credentials
+        self.linked = False
         self.refused: MirrorError | None = None
 
 
@@ -43,6 +45,16 @@ class Origins:
         """The upstream that is asked now."""
         return self._all[0].repository.namespace
 
+    @property
+    def asked(self) -> Origin:
+        """The one that is asked now."""
+        return self._all[0]
+
+    @property
+    def label(self) -> str:
+        """What metrics call it."""
+        return self._all[0].upstream.label
+
     def names(self) -> list[str]:
         """Return the repositories, for the log."""
         return [str(origin.repository) for origin in self._all]
@@ -57,14 +69,23 @@ class Origins:
 
     @asynccontextmanager
     async def open(self, start: int, stop: int | None, urgency: Urgency, *, patience: float) -> AsyncIterator[BlobBody]:
-        """Ask for bytes, see `upstream.protocol.Upstream.blob`. The link is recorded before any of them is used."""
+        """Ask for bytes, see `upstream.protocol.Upstream.blob`."""
         async with AsyncExitStack() as stack:
             origin, body = await self._first(stack, start, stop, urgency, patience)
             if not origin.served:
-                await self._index.apply(Linked(origin.repository, self._digest, public=body.public))
-                origin.served = True
+                origin.served, origin.public = True, body.public
                 self._moved()
             yield body
+
+    async def link(self) -> None:
+        """Record where upstream has served it, once the content is verified.
+
+        A link outlives the fill: whoever sends garbage for a digest must not be taken to hold it.
+        """
+        served = [origin for origin in self._all if origin.served and not origin.linked]
+        await self._index.apply(*(Linked(one.repository, self._digest, public=one.public) for one in served))
+        for origin in served:
+            origin.linked = True
 
     async def _first(
         self, stack: AsyncExitStack, start: int, stop: int | None, urgency: Urgency, patience: float

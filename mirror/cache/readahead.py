@@ -61,27 +61,28 @@ class ReadAhead:
         self._seen[repository, digest] = True
         if manifest.is_index:
             return
-        for blob in manifest.blobs:
+        for blob in manifest.blobs[:MOST_WAITING]:
             if self._blobs.size(blob.digest) is not None:
                 # A client that has this layer from another image never asks for it here; without a link the image would
                 # not count as whole once upstream is away.
                 self._vouch(repository, blob.digest)
             elif (fill := self._fills.running(blob.digest)) is not None:
-                fill.on_end(partial(self._vouch, repository, blob.digest))
+                fill.on_end.add(partial(self._vouch, repository, blob.digest))
             else:
                 self._begin(repository, blob.digest, blob.size)
 
     def _begin(self, repository: Repository, digest: Digest, size: int | None) -> None:
-        namespace = repository.namespace
-        if self._waiting[namespace] >= MOST_WAITING:
+        origin = self._fills.origin(repository)
+        label = origin.upstream.label
+        if self._waiting[label] >= MOST_WAITING:
             metrics.READ_AHEAD.labels("past the limit").inc()
             return
         try:
-            fill = self._fills.start(self._fills.origin(repository), digest, expected=size, urgent=False)
+            fill = self._fills.start(origin, digest, expected=size, urgent=False)
         except MirrorError as error:
             metrics.READ_AHEAD.labels("refused").inc()
             log.debug("not read ahead", digest=str(digest), reason=str(error))
             return
         metrics.READ_AHEAD.labels("begun").inc()
-        self._waiting[namespace] += 1
-        fill.on_end(lambda: self._waiting.subtract([namespace]))
+        self._waiting[label] += 1
+        fill.on_end.add(lambda: self._waiting.subtract([label]))

@@ -106,6 +106,11 @@ class Transfer:
                 lane.cancel()
             await asyncio.gather(pacer, *self._lanes, return_exceptions=True)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether something is still to come."""
+        return not self._complete()
+
     # --- what clients wait for -----------------------------------------------------------------------------------
 
     def demand(self, reader: object, position: int, stop: int) -> None:

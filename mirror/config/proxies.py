@@ -1,4 +1,4 @@
-"""HTTP proxies, as the environment names them (curl's rules: `http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`)."""
+"""HTTP proxies, as the environment names them (`http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`)."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ class Proxies:
 
     http: str | None = field(default=None, repr=False)
     https: str | None = field(default=None, repr=False)
-    no_proxy: str = ""
+    no_proxy: str = ""  # as it stands; `upstream.no_proxy` reads it
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from mirror.errors import (
     ManifestUnknown,
     MirrorError,
     NameUnknown,
+    Overloaded,
     RangeInvalid,
     StoreError,
     UpstreamDenied,
@@ -68,7 +69,7 @@ def answer(error: MirrorError, kind: Kind, *, fallback: bool) -> ErrorAnswer:
     headers = {"Cache-Control": "no-store"}
     if isinstance(error, RangeInvalid):
         headers["Content-Range"] = f"bytes */{error.size}"
-    if not isinstance(error, UpstreamError | StoreError | LoopDetected):
+    if not isinstance(error, UpstreamError | StoreError | Overloaded | LoopDetected):
         if error.status == 405:  # noqa: PLR2004  # RFC 9110 §15.5.6 wants the header
             headers["Allow"] = "GET, HEAD"
         return ErrorAnswer(error.status, error.code, str(error), headers)

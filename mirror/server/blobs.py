@@ -133,7 +133,8 @@ class BlobResponse:
         else:
             response.content_length = plan.length
         await response.prepare(self._request)
-        sender = Sender(self._request, response, self._threads, self._repository.namespace)
+        label = self._cache.label(self._repository.namespace)
+        sender = Sender(self._request, response, self._threads, label)
         try:
             for head, start, stop in plan.parts:
                 if head:
@@ -148,6 +149,9 @@ class BlobResponse:
             self._break_off(str(error))
         except ConnectionError:
             self._break_off("the client left")
+        except Exception as error:  # the header is out: whatever goes wrong, nothing else may be written
+            log.exception("transfer failed", digest=str(self._digest))
+            self._break_off(f"the mirror failed over it: {type(error).__name__}")
         finally:
             self.sent = sender.sent
         return response

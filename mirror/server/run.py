@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import secrets
 import signal
 import sys
@@ -47,6 +48,8 @@ def serve(config: Config, *, announce: Announce) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. Raises `ConfigError` and `StoreError` before it serves."""
     sys.setswitchinterval(_SWITCH)
     heap.keep()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each client and each fill holds some
     return asyncio.run(_serve(config, announce))
 
 

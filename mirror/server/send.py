@@ -24,12 +24,13 @@ class Sender:
     """Sends parts of one source as the body of one response."""
 
     def __init__(
-        self, request: web.BaseRequest, response: web.StreamResponse, threads: DiskThreads, namespace: str
+        self, request: web.BaseRequest, response: web.StreamResponse, threads: DiskThreads, label: str
     ) -> None:
+        """`label` is what metrics call the upstream."""
         self._request = request
         self._response = response
         self._threads = threads
-        self._bytes = metrics.BYTES_OUT.labels(namespace)
+        self._bytes = metrics.BYTES_OUT.labels(label)
         self.sent = 0  # bytes of content
         transport = request.transport
         self._plain = transport is not None and transport.get_extra_info("sslcontext") is None

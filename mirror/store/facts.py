@@ -27,6 +27,8 @@ CREATE TABLE named (repository INTEGER NOT NULL, digest BLOB NOT NULL, size INTE
                     PRIMARY KEY (repository, digest)) WITHOUT ROWID;
 CREATE TABLE public (namespace TEXT NOT NULL, digest BLOB NOT NULL, media_type TEXT,
                      PRIMARY KEY (namespace, digest)) WITHOUT ROWID;
+CREATE INDEX public_digest ON public (digest);
+CREATE TABLE held (namespace TEXT NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (namespace, digest)) WITHOUT ROWID;
 CREATE TABLE listing (repository INTEGER NOT NULL, subject BLOB NOT NULL, body BLOB NOT NULL, at REAL NOT NULL,
                       PRIMARY KEY (repository, subject)) WITHOUT ROWID;
 CREATE TABLE journal (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), name TEXT NOT NULL,
@@ -48,6 +50,7 @@ def record(db: sqlite3.Connection, change: Change) -> None:
                 "INSERT INTO link VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET media_type = coalesce(?3, media_type)",
                 (at, key, change.media_type),
             )
+            db.execute("INSERT OR IGNORE INTO held VALUES (?, ?)", (change.repository.namespace, key))
             if change.public:
                 db.execute(
                     "INSERT INTO public VALUES (?1, ?2, ?3)"
@@ -83,7 +86,7 @@ def recorded(db: sqlite3.Connection) -> Iterator[Change]:
 
 def forget(db: sqlite3.Connection) -> None:
     """Empty the tables, except that repositories keep their ids."""
-    for table in ("tag", "link", "named", "public", "listing"):
+    for table in ("tag", "link", "named", "public", "held", "listing"):
         db.execute(f"DELETE FROM {table}")  # noqa: S608  # the names stand one line above
 
 

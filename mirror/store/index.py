@@ -53,6 +53,9 @@ class Standing:
     public: bool = False  # the same upstream once gave it without credentials
     media_type: str | None = None  # where it is known to be a manifest
     size: int | None = None  # bytes that the naming manifest expects
+    # Where it is not visible: this upstream has given it before, or anybody may have it from some upstream. Then a word
+    # of upstream is enough to link it. Else it may be the word of a registry that wants to read another one's images.
+    vouched: bool = False
 
     @property
     def visible(self) -> bool:
@@ -111,15 +114,21 @@ class SqliteIndex:
         """See `Index.standing`."""
         at, key = self._id(repository), pack(digest)
         if at < 0:
-            return Standing()
+            return Standing(vouched=self._vouched(repository, key))
         [(linked, media_type, named, size, public, public_type)] = self._all(
             _STANDING, {"at": at, "key": key, "namespace": repository.namespace}
         )
         if linked:
             return Standing(linked=True, named=bool(named), media_type=media_type, size=size)
         if not named:
-            return Standing()
-        return Standing(named=True, public=bool(public), media_type=public_type, size=size)
+            return Standing(vouched=self._vouched(repository, key))
+        if public:
+            return Standing(named=True, public=True, media_type=public_type, size=size)
+        return Standing(named=True, size=size, vouched=self._vouched(repository, key))
+
+    def _vouched(self, repository: Repository, key: bytes) -> bool:
+        held = self._all("SELECT 1 FROM held WHERE namespace = ? AND digest = ?", (repository.namespace, key))
+        return bool(held or self._all("SELECT 1 FROM public WHERE digest = ? LIMIT 1", (key,)))
 
     def tags(self, repository: Repository, *, after: str = "", limit: int) -> list[str]:
         """See `Index.tags`."""

@@ -40,6 +40,10 @@ class Credentials:
         pair = f"{self.username}:{self.password.reveal()}"
         return "Basic " + base64.b64encode(pair.encode()).decode()
 
+    def secrets(self) -> tuple[str, ...]:
+        """Return the password, plain and as `basic` sends it; without padding, which not everybody writes."""
+        return self.password.reveal(), self.basic().removeprefix("Basic ").rstrip("=")
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Authorization:
@@ -118,10 +122,9 @@ class Authorizer:
             raise self._denied("asks for a user name and a password, and none are configured")
         raise self._denied("refuses without saying what it wants")
 
-    def secrets(self, used: Authorization | None) -> tuple[str, ...]:
-        """Return what must not be repeated to anyone."""
-        known = [used.token or "", used.header] if used else []
-        return (*known, self._credentials.password.reveal()) if self._credentials else tuple(known)
+    def secrets(self) -> tuple[str, ...]:
+        """Return what must not be repeated to anyone: the password, plain and as it is sent, and every token."""
+        return (*self._tokens.values(), *(self._credentials.secrets() if self._credentials else ()))
 
     async def close(self) -> None:
         """End token fetches that are under way."""
@@ -210,7 +213,7 @@ class Authorizer:
 
     async def _token_refused(self, answer: Answer, *, identity: bool) -> UpstreamError:
         body = await self._wire.read_error(answer)
-        said = quote_error(body, self.secrets(None))
+        said = quote_error(body, self.secrets())
         tail = f": {said}" if said else ""
         namespace, status, host = self._wire.namespace, answer.status, answer.url.host
         if status in (401, 403):

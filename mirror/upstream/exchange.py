@@ -68,8 +68,8 @@ class Exchange:
         raise self._broken("redirects without end", None)
 
     def secrets(self) -> tuple[str, ...]:
-        """Return what must not be repeated to anyone."""
-        return self._own.secrets(None)
+        """Return what must not be repeated to anyone, whichever host it was for."""
+        return tuple(s for authorizer in (self._own, *self._others.values()) for s in authorizer.secrets())
 
     async def close(self) -> None:
         """End token fetches that are under way."""

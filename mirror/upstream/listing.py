@@ -6,6 +6,8 @@ import json
 import re
 from typing import TYPE_CHECKING
 
+from mirror.errors import TagInvalid
+from mirror.oci.name import Tag
 from mirror.upstream.redirect import next_hop
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 MAX_TAGS = 4 * 1024 * 1024  # bytes of one page of tags
 MAX_REFERRERS = 8 * 1024 * 1024  # bytes of all pages of referrers
-MAX_PAGES = 256
+MAX_PAGES = 256  # of one list
 
 _LINK = re.compile(r"<([^>]*)>([^<]*)")
 _NEXT = re.compile(r';\s*rel\s*=\s*(?:"(?:[^"]*\s)?next(?:\s[^"]*)?"|next\b)', re.IGNORECASE)
@@ -37,13 +39,17 @@ def next_page(url: URL, links: Iterable[str]) -> URL | None:
 
 
 def parse_tags(body: bytes) -> tuple[str, ...]:
-    """Return the tags of one page; raise `ValueError` where it is no such page. `"tags": null` is an empty list."""
+    """Return the tags of one page; raise `ValueError` where it is no such page. `"tags": null` is an empty list.
+
+    A text that is not a tag by the specification is left out: nobody could ask for it, and not every such text (half of
+    a surrogate pair) can even be sent on.
+    """
     tags = _object(body).get("tags")
     if tags is None:
         return ()
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise ValueError("its tags are not a list of texts")
-    return tuple(tags)
+    return tuple(tag for tag in tags if _is_tag(tag))
 
 
 def parse_referrers(body: bytes) -> list[object]:
@@ -57,6 +63,14 @@ def parse_referrers(body: bytes) -> list[object]:
 def join_referrers(first: bytes, descriptors: list[object]) -> bytes:
     """Return the first page's index with all descriptors in it."""
     return json.dumps({**_object(first), "manifests": descriptors}, separators=(",", ":")).encode()
+
+
+def _is_tag(text: str) -> bool:
+    try:
+        Tag.parse(text)
+    except TagInvalid:
+        return False
+    return True
 
 
 def _object(body: bytes) -> dict[str, object]:

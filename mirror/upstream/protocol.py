@@ -94,6 +94,7 @@ class Upstream(Protocol):
     """
 
     namespace: str
+    label: str  # what metrics call it: its namespace, or `*` for one that only the wildcard admits
     away: bool  # the last contact failed, or there has been none, or the mirror is offline
 
     async def head(self, repository: Repository, reference: Reference, *, patience: float) -> ManifestHead:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from mirror.upstream.sessions import Trusted
 
+_UNNAMED = "*"  # what metrics call each of them: clients choose the names, and every label value is kept for ever
 _MAX_UNNAMED = 256  # upstreams that only `"*"` admits, which are remembered at once
 
 
@@ -52,7 +53,7 @@ class Registries:
         problems: list[str] = []
         for name, upstream in config.upstreams.items():
             if self._offline:
-                self._configured[name] = Away(name)
+                self._configured[name] = Away(name, name)
                 continue
             try:
                 trusted = trust_store(upstream.ca_file)
@@ -72,7 +73,7 @@ class Registries:
                 f"{namespace} is not mirrored here; to mirror it, add it under `upstreams` of the configuration"
             )
         if namespace not in self._unnamed:
-            self._unnamed[namespace] = Away(namespace) if self._offline else self._make(namespace, None, None)
+            self._unnamed[namespace] = Away(namespace, _UNNAMED) if self._offline else self._make(namespace, None, None)
         return self._unnamed[namespace]
 
     async def close(self) -> None:
@@ -90,7 +91,7 @@ class Registries:
                 usable = False
             if not usable or url.path != "/" or url.user is not None or url.query_string:
                 raise NameUnknown(f"{name[:160]!r} is not the name of a registry")
-            wire = Wire(name, self._sessions, guarded=True, trusted=None, label="*")
+            wire = Wire(name, self._sessions, guarded=True, trusted=None, label=_UNNAMED)
             registry = Registry(url, wire)
         else:
             wire = Wire(name, self._sessions, guarded=False, trusted=trusted)
@@ -107,8 +108,9 @@ class Away:
 
     away = True
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, label: str) -> None:
         self.namespace = namespace
+        self.label = label
 
     async def head(self, repository: Repository, reference: Reference, *, patience: float) -> ManifestHead:  # noqa: ARG002
         """See `Upstream.head`."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 # One value, comma-joined: quay.io reads only the first of several header lines.
 _ACCEPT = {"Accept": ", ".join(ACCEPT)}
 _ANSWERED_BLOB = (OK, PARTIAL)
+_INLINE = 64 * 1024  # bytes of a list that are read in place; a million tags would hold up everybody else
 _NO_HEAD = (405, 501)  # servers that know no HEAD
 
 
@@ -43,6 +44,7 @@ class Registry:
         self, url: URL, wire: Wire, *, credentials: Credentials | None = None, realms: tuple[str, ...] = ()
     ) -> None:
         self.namespace = wire.namespace
+        self.label = wire.label
         self._url = url
         self._wire = wire
         self._exchange = Exchange(url, wire, credentials=credentials, realms=realms)
@@ -131,25 +133,19 @@ class Registry:
             yield body
 
     async def tags(self, repository: Repository, *, n: int | None, last: str | None, patience: float) -> TagPage:
-        """See `Upstream.tags`."""
+        """See `Upstream.tags`. A page without a single tag is passed over: nothing on it says where the next begins."""
         ask = self._ask("tags", "GET", repository, "tags/list", {"Accept": "application/json"})
         query = {name: str(value) for name, value in (("n", n), ("last", last)) if value is not None}
-        ask = Ask(ask.kind, ask.method, ask.url.with_query(query), ask.scope, ask.headers)
+        first = Ask(ask.kind, ask.method, ask.url.with_query(query), ask.scope, ask.headers)
 
         async def attempt(timer: asyncio.Timeout) -> TagPage:
-            answer = await self._exchange.send(ask)
-            try:
-                await self._expect(answer, f"the tags of {repository}")
-                _prolong(timer, patience)
-                body = await self._wire.read(answer, listing.MAX_TAGS)
-                try:
-                    tags = listing.parse_tags(body)
-                    more = listing.next_page(answer.url, answer.all("Link")) is not None
-                except ValueError as error:
-                    raise self._broken(answer, f"sent what is no list of tags: {error}") from None
-                return TagPage(tags, more)
-            finally:
-                answer.close()
+            ask = first
+            for _ in range(listing.MAX_PAGES):
+                tags, answer, following = await self._tags_page(ask, repository, timer, patience)
+                if tags or following is None:
+                    return TagPage(tags, more=following is not None)
+                ask = Ask(first.kind, first.method, following, first.scope, first.headers)
+            raise self._broken(answer, "sends pages without tags without end")
 
         return await self._attempts.run("tags", "GET", patience, attempt)
 
@@ -180,6 +176,23 @@ class Registry:
     async def close(self) -> None:
         """End what runs on its own: token fetches."""
         await self._exchange.close()
+
+    async def _tags_page(
+        self, ask: Ask, repository: Repository, timer: asyncio.Timeout, patience: float
+    ) -> tuple[tuple[str, ...], Answer, URL | None]:
+        answer = await self._exchange.send(ask)
+        try:
+            await self._expect(answer, f"the tags of {repository}")
+            _prolong(timer, patience)
+            body = await self._wire.read(answer, listing.MAX_TAGS)
+            try:
+                inline = len(body) <= _INLINE
+                tags = listing.parse_tags(body) if inline else await asyncio.to_thread(listing.parse_tags, body)
+                return tags, answer, listing.next_page(answer.url, answer.all("Link"))
+            except ValueError as error:
+                raise self._broken(answer, f"sent what is no list of tags: {error}") from None
+        finally:
+            answer.close()
 
     async def _referrers_page(
         self, ask: Ask, repository: Repository, room: int, timer: asyncio.Timeout, patience: float

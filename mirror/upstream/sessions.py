@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ssl
 from typing import TYPE_CHECKING, Any
-from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed omits it
 
 import aiohttp
 from yarl import URL
 
 from mirror import __version__
 from mirror.upstream.address import AddressRefused, is_private_host, public_socket
+from mirror.upstream.no_proxy import NoProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,6 +38,7 @@ class Sessions:
 
     def __init__(self, proxies: Proxies, *, instance: str, request_id: Callable[[], str | None]) -> None:
         self._proxies = proxies
+        self._no_proxy = NoProxy.parse(proxies.no_proxy)
         self._request_id = request_id
         self._headers = {
             "User-Agent": f"registry-mirror/{__version__}",
@@ -100,12 +101,7 @@ class Sessions:
 
     def _proxy(self, url: URL) -> URL | None:
         address = self._proxies.https if url.scheme == "https" else self._proxies.http
-        if not address:
-            return None
-        where = f"{url.host}:{url.port}"
-        if self._proxies.no_proxy and proxy_bypass_environment(where, {"no": self._proxies.no_proxy}):
-            return None
-        return URL(address)
+        return URL(address) if address and not self._no_proxy.covers(url) else None
 
 
 def trust_store(ca_file: Path | None) -> Trusted:

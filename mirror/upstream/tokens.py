@@ -7,6 +7,7 @@ import json
 import random
 import re
 import time
+from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ MAX_BODY = 1024 * 1024  # bytes of a token service's answer
 
 _DEFAULT_LIFE = 60.0  # seconds, where `expires_in` is missing or less (distribution, docs/spec/auth/token.md)
 _MAX_LIFE = 86_400.0
+_REMEMBERED = 256  # tokens out of use that are still known as secrets
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 
 
@@ -94,6 +96,7 @@ class Tokens:
 
     def __init__(self, capacity: int = 1024) -> None:
         self._kept: LRUCache[TokenKey, Token] = LRUCache(capacity)
+        self._out_of_use: deque[str] = deque(maxlen=_REMEMBERED)
         self._fetches: dict[TokenKey, asyncio.Task[Token]] = {}
 
     def kept(self, key: TokenKey) -> Token | None:
@@ -105,7 +108,15 @@ class Tokens:
         """Forget a token that was refused, unless another one has taken its place."""
         token = self._kept.get(key)
         if token is not None and token.value == value:
+            self._out_of_use.append(value)
             del self._kept[key]
+
+    def values(self) -> tuple[str, ...]:
+        """Return every token there is, and those that were refused or replaced: a refusal may repeat what it refuses.
+
+        A registry may err in calling a token bad, and one that was replaced is good for a while yet.
+        """
+        return (*(token.value for token in self._kept.values()), *self._out_of_use)
 
     async def get(self, key: TokenKey, fetch: Callable[[], Awaitable[Token]]) -> Token:
         """Return a token that is not due for replacement, by `fetch` if there is none. Raises what `fetch` raises."""
@@ -131,7 +142,10 @@ class Tokens:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _fetch(self, key: TokenKey, fetch: Callable[[], Awaitable[Token]]) -> Token:
-        token = self._kept[key] = await fetch()
+        token = await fetch()
+        if (before := self._kept.get(key)) is not None:
+            self._out_of_use.append(before.value)
+        self._kept[key] = token
         return token
 
     def _finished(self, key: TokenKey, task: asyncio.Task[Token]) -> None:

@@ -57,7 +57,7 @@ class Answer:
 
 
 class Wire:
-    """How one upstream is dialled, its redirect targets and token services included."""
+    """How one upstream is dialled, its redirect targets and token services included. Metrics call it `label`."""
 
     def __init__(
         self, namespace: str, sessions: Sessions, *, guarded: bool, trusted: Trusted, label: str | None = None
@@ -66,8 +66,8 @@ class Wire:
         self._sessions = sessions
         self._guarded = guarded
         self._trusted = trusted
-        self._label = label or namespace
-        self._bytes = UPSTREAM_BYTES.labels(self._label)
+        self.label = label or namespace
+        self._bytes = UPSTREAM_BYTES.labels(self.label)
 
     async def send(self, method: str, url: URL, headers: Mapping[str, str], *, kind: str) -> Answer:
         """Send one request, following nothing.
@@ -87,11 +87,11 @@ class Wire:
 
     def count(self, kind: str, status: str) -> None:
         """Count one answer, or its absence."""
-        UPSTREAM_ANSWERS.labels(self._label, kind, status).inc()
+        UPSTREAM_ANSWERS.labels(self.label, kind, status).inc()
 
     def tell_away(self, *, away: bool) -> None:
         """Tell the metrics whether the last contact failed."""
-        UPSTREAM_AWAY.labels(self._label).set(away)
+        UPSTREAM_AWAY.labels(self.label).set(away)
 
     def failure(self, error: BaseException, url: URL) -> UpstreamError:
         """Return the error that says why there was no answer, or no end of one, from `url`."""

@@ -63,8 +63,17 @@ async def test_a_link_counts_in_its_repository_only(index: Index) -> None:
     await index.apply(Linked(APP, MANIFEST, OCI_MANIFEST))
     assert index.standing(APP, MANIFEST) == Standing(linked=True, media_type=OCI_MANIFEST)
     assert index.standing(APP, MANIFEST).visible
-    assert index.standing(OTHER, MANIFEST) == Standing()
+    assert index.standing(OTHER, MANIFEST) == Standing(vouched=True)
     assert index.standing(HUB, MANIFEST) == Standing()
+
+
+async def test_a_word_of_upstream_is_enough_where_it_gave_it_before_or_anybody_may_have_it(index: Index) -> None:
+    await index.apply(Linked(APP, LAYER))
+    assert index.standing(OTHER, LAYER).vouched
+    assert not index.standing(HUB, LAYER).vouched
+    await index.apply(Linked(APP, LAYER, public=True))
+    assert index.standing(HUB, LAYER) == Standing(vouched=True)
+    assert not index.standing(HUB, MANIFEST).vouched
 
 
 async def test_what_is_only_named_is_not_visible(index: Index) -> None:

@@ -33,6 +33,7 @@ class House(Protocol):
     """One implementation, and how to fill the registry behind it."""
 
     upstreams: Upstreams
+    wide: Upstreams  # the same with the wildcard
 
     def manifest(self, body: bytes, tag: str | None = None) -> Digest: ...
     def blob(self, body: bytes) -> Digest: ...
@@ -49,6 +50,7 @@ class Real:
     def __init__(self, up: FakeRegistry) -> None:
         self.up = up
         self.upstreams: Upstreams = dial(up.url)
+        self.wide: Upstreams = dial(up.url, wildcard=True)
 
     def manifest(self, body: bytes, tag: str | None = None) -> Digest:
         return self.up.add_manifest(REPO.name, body, tag=tag)
@@ -83,6 +85,7 @@ class Fake:
         self.fakes = FakeUpstreams(NAMESPACE)
         self.up = self.fakes.of(NAMESPACE)
         self.upstreams: Upstreams = self.fakes
+        self.wide: Upstreams = FakeUpstreams(NAMESPACE, wildcard=True)
 
     def manifest(self, body: bytes, tag: str | None = None) -> Digest:
         return self.up.add_manifest(REPO.name, body, tag=tag)
@@ -125,6 +128,7 @@ async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
         real = Real(up)
         yield real
         await real.upstreams.close()
+        await real.wide.close()
 
 
 async def read(house: House, digest: Digest, start: int = 0, stop: int | None = None) -> bytes:
@@ -139,6 +143,13 @@ async def test_a_namespace_that_is_not_mirrored_is_unknown(house: House) -> None
     assert house.upstreams.of(NAMESPACE).namespace == NAMESPACE
     with pytest.raises(NameUnknown):
         house.upstreams.of("other.test")
+
+
+async def test_metrics_have_one_name_for_all_that_only_the_wildcard_admits(house: House) -> None:
+    assert house.upstreams.of(NAMESPACE).label == NAMESPACE
+    assert house.wide.of(NAMESPACE).label == NAMESPACE
+    other = house.wide.of("other.test")
+    assert (other.namespace, other.label) == ("other.test", "*")
 
 
 @pytest.mark.parametrize("by_tag", [True, False])

@@ -39,7 +39,13 @@ class FakeIndex:
         key = (repository.namespace, digest)
         if at.named and not at.linked and key in self._facts.public:
             return replace(at, public=True, media_type=self._facts.public[key])
-        return at
+        return at if at.linked else replace(at, vouched=self._vouched(repository, digest))
+
+    def _vouched(self, repository: Repository, digest: Digest) -> bool:
+        return any(other == digest for _, other in self._facts.public) or any(
+            at.linked and where.namespace == repository.namespace and other == digest
+            for (where, other), at in self._facts.standings.items()
+        )
 
     def tags(self, repository: Repository, *, after: str = "", limit: int) -> list[str]:
         return sorted(tag for tag in self._facts.tags.get(repository, {}) if tag > after)[:limit]

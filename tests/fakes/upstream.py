@@ -101,7 +101,11 @@ class FakeUpstream:
     calls: list[Call] = field(default_factory=list)
     sent: dict[Digest, int] = field(default_factory=dict)  # bytes of each blob
     transfers: int = 0  # blobs that are on their way now
+    label: str = ""  # its namespace, unless it is given
     _failures: list[tuple[str, UpstreamError]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.label = self.label or self.namespace
 
     def add_manifest(self, name: str, body: bytes, media_type: str = OCI_MANIFEST, tag: str | None = None) -> Digest:
         digest = Digest.of(body)
@@ -199,13 +203,16 @@ class FakeUpstream:
 class FakeUpstreams:
     """All upstreams of a test."""
 
-    def __init__(self, *namespaces: str) -> None:
+    def __init__(self, *namespaces: str, wildcard: bool = False) -> None:
         self.by_namespace = {namespace: FakeUpstream(namespace) for namespace in namespaces}
+        self.wildcard = wildcard
         self.closed = False
 
     def of(self, namespace: str) -> FakeUpstream:
         if namespace not in self.by_namespace:
-            raise NameUnknown(f"{namespace} is not mirrored here")
+            if not self.wildcard:
+                raise NameUnknown(f"{namespace} is not mirrored here")
+            self.by_namespace[namespace] = FakeUpstream(namespace, label="*")
         return self.by_namespace[namespace]
 
     async def close(self) -> None:

@@ -126,7 +126,7 @@ class Mirror:
 
     async def confirmed(self) -> None:
         """Wait until upstream has said of all that was asked whether a repository holds it."""
-        await asyncio.gather(*self.server.cache.blobs._confirmations._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*self.server.cache.vouching._questions._tasks.values(), return_exceptions=True)
 
     async def stop(self) -> None:
         """End as a process does: drain, then close everything."""
@@ -204,6 +204,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (manifests, listings, blobs, fill):
         monkeypatch.setattr(module, "PATIENCE", 0.5)
     for module in (manifests, listings):
-        monkeypatch.setattr(module, "PATIENCE_WITH_STALE", 0.1)
+        monkeypatch.setattr(module, "PATIENCE_WITH_STALE", 0.4)
     monkeypatch.setattr(attempts, "TRIES", 1)
     monkeypatch.setattr(transfer, "GIVE_UP", 0.3)

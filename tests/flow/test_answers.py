@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from yarl import URL
 
+from mirror.cache.blobs import PATIENCE  # the true one: `impatient` comes later
 from mirror.oci.digest import Digest
-from tests.fakes.faults import Drop, Fault, Hang, Html, Status
+from mirror.server import blobs
+from tests.fakes.faults import Drop, Fault, Gate, Hang, Html, Status
+from tests.flow.fills import MIB, path_of, ranged
 
 if TYPE_CHECKING:
     from tests.fakes.registry import FakeRegistry
@@ -175,6 +180,46 @@ async def test_trouble_over_what_is_cached_and_stale(
     clock.advance(3600)
     upstream.fault(then=trouble.fault)
     await check_all(mirror, content, trouble.cached, trouble.says)
+
+
+def test_a_blob_is_given_up_before_its_client_gives_up() -> None:
+    """containerd waits 30 s for a header; the patience with upstream ends first, so that the cause can be told."""
+    assert PATIENCE == 20.0
+    assert PATIENCE < blobs.HEADERS_WITHIN < 30
+
+
+async def test_a_cold_blob_of_which_no_byte_comes_is_an_answer_and_no_header(
+    start: StartMirror, upstream: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Upstream has sent its header, and hangs: who is sent the mirror's can no longer go elsewhere."""
+    monkeypatch.setattr(blobs, "HEADERS_WITHIN", 0.3)
+    digest = upstream.add_pattern_blob(REPO, MIB)
+    gate = asyncio.Event()
+    upstream.fault(kind="blob", then=Gate(gate))
+    mirror = await start(upstream)
+    async with asyncio.timeout(10):
+        reply = await mirror.get(path_of(digest))
+    check("blob", reply, NO_BLOB, "docker.io sent no byte of")
+    gate.set()
+    await mirror.settled()
+    assert (await mirror.get(path_of(digest))).status == 200
+
+
+async def test_a_part_that_is_late_of_a_blob_that_comes_gets_its_header_in_time(
+    start: StartMirror, upstream: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobs, "HEADERS_WITHIN", 0.3)
+    digest = upstream.add_pattern_blob(REPO, 3 * MIB)
+    gate = asyncio.Event()
+    upstream.fault(kind="blob", then=Gate(gate, at_byte=MIB))
+    mirror = await start(upstream)
+    early = asyncio.create_task(mirror.get(path_of(digest), **ranged(0, MIB)))
+    assert (await early).body == upstream.content(REPO, digest)[:MIB]
+    url = URL(mirror.url + path_of(digest), encoded=True)
+    async with asyncio.timeout(10), mirror.session.get(url, headers=ranged(2 * MIB, 2 * MIB + 100)) as late:
+        assert (late.status, late.headers["Content-Length"]) == (206, "100")
+        gate.set()
+        assert await late.read() == upstream.content(REPO, digest)[2 * MIB : 2 * MIB + 100]
 
 
 async def test_a_404_of_upstream_is_believed_for_seconds_only(

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirror.cache import readahead
+from mirror.cache import fills, readahead
+from mirror.errors import Overloaded
+from mirror.oci.name import Repository
 from tests.fakes.faults import Await
 from tests.flow.fills import MIB, REPO, path_of
 
@@ -64,19 +66,49 @@ async def test_it_has_a_limit_and_gives_it_back(
 
 
 async def test_what_a_client_waits_for_overtakes_it(start: StartMirror, upstream: FakeRegistry) -> None:
+    """All that is read ahead hangs: were it as urgent as a client, it would hold all places, and not six of eight."""
     layers = [upstream.add_pattern_blob(REPO, MIB, number) for number in range(12)]
-    upstream.add_image(REPO, "v1", layers=layers)
+    image = upstream.add_image(REPO, "v1", layers=layers)
     gate = asyncio.Event()
-    upstream.fault(kind="blob", times=6, then=Await(gate))
+    for blob in upstream.blobs_of(REPO, image):
+        if blob != layers[-1]:
+            upstream.fault(kind="blob", digest=blob, then=Await(gate))
     mirror = await start(_ahead(upstream))
     await mirror.get(f"/v2/{REPO}/manifests/v1")
     await upstream.seen(6, kind="blob")
-    reply = await mirror.get(path_of(layers[-1]))  # all places of what is read ahead are taken
-    assert reply.body == upstream.content(REPO, layers[-1])
+    reply = await mirror.get(path_of(layers[-1]))
+    assert (reply.status, reply.body) == (200, upstream.content(REPO, layers[-1]))
     assert not gate.is_set()
+    assert upstream.count(kind="blob") == 7
     gate.set()
     await mirror.settled()
     assert all(upstream.bytes_of(layer) == MIB for layer in layers)
+
+
+async def test_past_so_many_fills_more_are_refused_rather_than_queued(
+    start: StartMirror, upstream: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fills, "MAX_FILLS", 3)
+    image = upstream.add_image(REPO, "v1", layers=[f"layer {number}".encode() for number in range(5)])
+    gate = asyncio.Event()
+    upstream.fault(kind="blob", then=Await(gate))
+    mirror = await start(_ahead(upstream))
+    assert (await mirror.get(f"/v2/{REPO}/manifests/v1")).status == 200
+    await upstream.seen(3, kind="blob")
+    blobs = upstream.blobs_of(REPO, image)
+    own = mirror.server.cache.fills
+    [first, *_], [past, *_] = ([b for b in blobs if (own.running(b) is not None) == runs] for runs in (True, False))
+    with pytest.raises(Overloaded, match="3 fills are under way"):
+        own.start(own.origin(Repository("docker.io", REPO)), past, expected=None)
+    reply = await mirror.get(path_of(past))
+    assert (reply.status, reply.code) == (404, "BLOB_UNKNOWN")
+    assert "3 fills are under way" in reply.message
+    joined = asyncio.create_task(mirror.get(path_of(first)))  # that is no further one
+    gate.set()
+    assert (await joined).status == 200
+    await mirror.settled()
+    assert upstream.count(kind="blob") == 3
+    assert (await mirror.get(path_of(past))).status == 200
 
 
 @pytest.mark.usefixtures("impatient")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mirror.cache.fills import REFUSED_SECONDS
 from mirror.oci.digest import Digest
 from tests.fakes.faults import (
     Await,
@@ -52,6 +53,23 @@ async def test_a_wrong_byte_anywhere_is_never_whole_at_the_client(
     assert len(ranges_asked(upstream, digest)) == 2, "not for a minute"
     assert unfinished(mirror.server.store.layout.root) == []
     assert descriptors() == set()
+
+
+async def test_what_was_wrong_twice_is_refused_for_a_minute_and_no_longer(
+    start: StartMirror, upstream: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = upstream.add_pattern_blob(REPO, 1000)
+    upstream.fault(kind="blob", times=2, then=Corrupt(at_byte=5))
+    mirror = await start(upstream)
+    assert (await mirror.get(path_of(digest))).status == 404
+    await mirror.settled()
+    refused = mirror.server.cache.fills._refused
+    assert (refused.ttl, REFUSED_SECONDS) == (60, 60)
+    now = refused.timer()
+    for later, status in ((59, 404), (61, 200)):
+        monkeypatch.setattr(refused, "_TimedCache__timer", type(refused.timer)(lambda at=now + later: at))
+        assert (await mirror.get(path_of(digest))).status == status
+    assert len(ranges_asked(upstream, digest)) == 3
 
 
 async def test_a_mirror_that_clients_cannot_do_without_says_503(start: StartMirror, upstream: FakeRegistry) -> None:
@@ -186,14 +204,14 @@ async def test_followers_in_another_process_break_off_too(start: StartMirror, up
     body = upstream.content(REPO, digest)
     gate, second_try = asyncio.Event(), asyncio.Event()
     upstream.fault(kind="blob", times=1, then=(Gate(gate, at_byte=2 * MIB), Corrupt(at_byte=2 * MIB)))
-    upstream.fault(kind="blob", times=1, then=Await(second_try))
+    upstream.fault(kind="blob", times=1, after=1, then=Await(second_try))  # the one before asks whether the second may
     first, second = await start(upstream), await start(upstream)
     one = asyncio.create_task(Client(first.url).get(digest))
     await (await upstream.seen(kind="blob")).sent(2 * MIB)
     async with second.session.get(second.url + path_of(digest)) as response:
         assert await response.content.readexactly(MIB) == body[:MIB]
         gate.set()
-        await upstream.seen(2, kind="blob")
+        await upstream.seen(3, kind="blob")
         second_try.set()
         with pytest.raises(Exception, match=r"payload|disconnect|reset"):
             await response.content.read()
@@ -201,7 +219,7 @@ async def test_followers_in_another_process_break_off_too(start: StartMirror, up
     await first.settled()
     await second.settled()
     assert (await second.get(path_of(digest))).body == body
-    assert upstream.count(kind="blob") == 2
+    assert upstream.count(kind="blob") == 3
 
 
 async def test_false_content_is_refused_whatever_its_length(start: StartMirror, upstream: FakeRegistry) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mirror.cache import manifests
 from mirror.oci.digest import Digest
 from tests.fakes.faults import Await, Drop, Hang, Html, Status
 
@@ -151,6 +152,28 @@ async def test_stale_while_revalidate_answers_first_and_asks_after(
     assert (asked(upstream, "HEAD"), asked(upstream, "GET")) == (1, 1)
 
 
+async def test_past_so_many_revalidations_behind_answers_upstream_is_asked_first(
+    start: StartMirror, upstream: FakeRegistry, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "MAX_BEHIND", 2)
+    tags = ("v1", "v2", "v3")
+    for tag in tags:
+        upstream.add_image(REPO, tag, layers=[tag.encode()])
+    mirror = await start(upstream, freshness=[{"match": "**", "ttl": "1m", "stale_while_revalidate": "1h"}])
+    for tag in tags:
+        await mirror.pull(REPO, tag)
+    clock.advance(600)
+    gate = asyncio.Event()
+    upstream.fault(kind="manifest", then=Await(gate))
+    for tag in tags[:2]:
+        assert (await mirror.get(f"/v2/{REPO}/manifests/{tag}")).cache == "registry-mirror; hit"
+    third = asyncio.create_task(mirror.get(f"/v2/{REPO}/manifests/v3"))
+    await upstream.seen(3, kind="manifest", method="HEAD")
+    assert not third.done()
+    gate.set()
+    assert (await third).cache == "registry-mirror; fwd=stale; fwd-status=200"
+
+
 async def test_past_stale_while_revalidate_upstream_is_asked_first(
     start: StartMirror, upstream: FakeRegistry, clock: Clock
 ) -> None:
@@ -217,8 +240,6 @@ async def test_upstream_gets_three_seconds_where_a_stale_answer_is_at_hand(
     mirror: Mirror, upstream: FakeRegistry, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While upstream hangs the answer comes after the short patience, not the long one, and the asking goes on."""
-    from mirror.cache import manifests  # noqa: PLC0415
-
     assert (manifests.PATIENCE_WITH_STALE, manifests.PATIENCE) == (3.0, 20.0)
     monkeypatch.setattr(manifests, "PATIENCE_WITH_STALE", 0.05)
     clock.advance(3600)

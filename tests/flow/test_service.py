@@ -210,8 +210,10 @@ async def test_every_request_leaves_one_line_with_an_id_that_upstream_hears_too(
         "of-referrers": (f"/v2/{REPO}/referrers/{image}", "referrers", 200),
         "of-absent": (f"/v2/{REPO}/manifests/v2", "manifest", 404),
     }
+    bodies = {}
     for number, (path, _, status) in asked.items():
         reply = await mirror.get(path, X_Request_Id=number)
+        bodies[number] = reply.body
         assert (reply.status, reply.headers["X-Request-Id"]) == (status, number)
     await mirror.settled()
     lines = {line["request_id"]: line for line in logged() if line["event"] == "request"}
@@ -224,9 +226,14 @@ async def test_every_request_leaves_one_line_with_an_id_that_upstream_hears_too(
             "GET",
             f"docker.io/{REPO}",
         )
+        assert (line["upstream"], line["cache"], line["bytes"]) == ("docker.io", "miss", len(bodies[number]))
+        assert 0 < line["ms"] < 60_000
         heard = [record for record in upstream.requests if record.headers.get("X-Request-Id") == number]
         assert [record.kind for record in heard] == [kind]
     assert lines["of-blob"]["bytes"] == len(LARGE)
+    await mirror.get(asked["of-blob"][0], X_Request_Id="again")
+    (again,) = [line for line in logged() if line.get("request_id") == "again" and line["event"] == "request"]
+    assert (again["status"], again["cache"], again["bytes"]) == (200, "hit", len(LARGE))
     assert "does not have" in lines["of-absent"]["why"]
 
 

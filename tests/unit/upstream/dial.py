@@ -50,8 +50,10 @@ def config(
     )
 
 
-def dial(url: str, *, credentials: bool = False, request_id: str | None = None, **more: Any) -> Registries:
+def dial(
+    url: str, *, credentials: bool = False, request_id: str | None = None, wildcard: bool = False, **more: Any
+) -> Registries:
     """Return upstreams of which one, `up.test`, is at `url`."""
     secret: dict[str, Any] = {"username": USER, "password": Secret(PASSWORD)} if credentials else {}
     upstream = UpstreamConfig(NAMESPACE, url, **secret, **more)
-    return Registries(config({NAMESPACE: upstream}), instance="test", request_id=lambda: request_id)
+    return Registries(config({NAMESPACE: upstream}, wildcard=wildcard), instance="test", request_id=lambda: request_id)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import TYPE_CHECKING
 
 import pytest
@@ -8,7 +9,8 @@ import structlog
 
 from mirror.errors import UpstreamBroken, UpstreamDenied, UpstreamLimited, UpstreamUnavailable
 from mirror.oci.name import Repository, Tag
-from tests.fakes.faults import Hang, Redirect, Status
+from mirror.upstream.tokens import MAX_BODY
+from tests.fakes.faults import Hang, NoLength, Redirect, Status
 from tests.fakes.registry import FakeRegistry
 from tests.unit.upstream.dial import NAMESPACE, PASSWORD, REPO, USER
 
@@ -166,6 +168,51 @@ async def test_a_wrong_password_is_denied_in_words_and_never_shown(bearer: FakeR
     assert PASSWORD not in str(caught.value)
 
 
+@pytest.mark.parametrize("padding", ["", "="])
+async def test_a_refusal_that_repeats_the_password_as_it_was_sent_is_not_quoted(
+    up: FakeRegistry, connect: Connect, padding: str
+) -> None:
+    sent = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode().rstrip("=")
+    up.auth.mode = "basic"
+    up.auth.users = {USER: PASSWORD}
+    up.fault(kind="manifest", after=1, then=Status(403, message=f"no right for Basic {sent}{padding}"))
+    with pytest.raises(UpstreamDenied, match="it answered 403") as caught:
+        await connect(credentials=True).manifest(REPO, V1, patience=5)
+    assert sent not in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "status"), [("manifest", 403), ("manifest", 401), ("token", 403)])
+async def test_a_refusal_that_repeats_a_token_is_not_quoted(
+    bearer: FakeRegistry, connect: Connect, kind: str, status: int
+) -> None:
+    upstream = connect(credentials=True)
+    await upstream.manifest(REPO, V1, patience=5)
+    token = bearer.tokens[0].value
+    challenge = {"WWW-Authenticate": f'Bearer realm="{bearer.url}/token"'}
+    bearer.fault(kind=kind, then=Status(status, message=f"no right for Bearer {token}", headers=challenge))
+    name = "org/other" if kind == "token" else "org/app"
+    with pytest.raises(UpstreamDenied) as caught:
+        await upstream.manifest(Repository(NAMESPACE, name), V1, patience=5)
+    assert f"{status})" in str(caught.value)
+    assert token not in str(caught.value)
+
+
+async def test_a_refusal_that_repeats_the_token_of_a_registry_behind_is_not_quoted(
+    up: FakeRegistry, connect: Connect
+) -> None:
+    async with FakeRegistry() as behind:
+        behind.auth.mode = "bearer"
+        behind.add_image("far/app", "v1")
+        up.fault(kind="manifest", times=1, then=Redirect(f"{behind.url}/v2/far/app/manifests/v1"))
+        upstream = connect()
+        await upstream.manifest(REPO, V1, patience=5)
+        token = behind.tokens[0].value
+        up.fault(kind="manifest", then=Status(403, message=f"no right for {token}"))
+        with pytest.raises(UpstreamDenied, match="it answered 403") as caught:
+            await upstream.manifest(REPO, V1, patience=5)
+        assert token not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("status", "error"),
     [(403, UpstreamDenied), (404, UpstreamBroken), (429, UpstreamLimited), (500, UpstreamUnavailable)],
@@ -235,6 +282,19 @@ async def test_a_registry_behind_a_redirect_is_negotiated_with_alone_and_anonymo
         assert behind.tokens[0].scopes == ("repository:far/app:pull",)
         given = [record.headers.get("Authorization", "") for record in behind.requests]
         assert given == ["", "", f"Bearer {behind.tokens[0].value}"]
+
+
+@pytest.mark.parametrize("length", ["told", "not told"])
+async def test_a_token_service_that_sends_too_much_is_not_heard_out(
+    bearer: FakeRegistry, connect: Connect, length: str
+) -> None:
+    token = b'{"token": "tok-0-secret"}'
+    shape = () if length == "told" else (NoLength(),)
+    bearer.fault(kind="token", then=(Status(200, body=token.ljust(MAX_BODY + 1)), *shape))
+    with pytest.raises(UpstreamBroken, match="more than 1024 KiB") as caught:
+        await connect().manifest(REPO, V1, patience=5)
+    assert caught.value.status == 503
+    assert statuses(bearer) == [("manifest", 401), ("token", 200)]
 
 
 async def test_redirects_come_to_an_end(up: FakeRegistry, connect: Connect) -> None:

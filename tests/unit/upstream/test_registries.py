@@ -84,6 +84,7 @@ async def test_an_upstream_that_nobody_configured_is_not_followed_to_a_private_a
 
 async def test_offline_nothing_is_dialled(registries: Callable[..., Registries], up: FakeRegistry) -> None:
     made = registries({NAMESPACE: UpstreamConfig(NAMESPACE, up.url)}, offline=True, wildcard=True)
+    assert [made.of(name).label for name in (NAMESPACE, "quay.io")] == [NAMESPACE, "*"]
     for upstream in (made.of(NAMESPACE), made.of("quay.io")):
         assert upstream.away
         digest = Digest.of(b"")
@@ -152,14 +153,25 @@ async def test_a_proxy_is_used_unless_no_proxy_names_the_host(
 ) -> None:
     address, asked = proxy
     up.add_image("org/app", "v1")
-    upstreams = {NAMESPACE: UpstreamConfig(NAMESPACE, up.url)}
+    here = up.url.replace("127.0.0.1", "0.0.0.0")  # leads to the same server, and is no loopback address
+    upstreams = {NAMESPACE: UpstreamConfig(NAMESPACE, here)}
     through = registries(upstreams, proxies=Proxies(http=address)).of(NAMESPACE)
     with pytest.raises(Exception, match="from the proxy"):
         await through.manifest(REPO, V1, patience=5)
-    assert asked == [f"{up.url}/v2/org/app/manifests/v1"]
-    past = registries(upstreams, proxies=Proxies(http=address, no_proxy="x.test, 127.0.0.1")).of(NAMESPACE)
+    assert asked == [f"{here}/v2/org/app/manifests/v1"]
+    past = registries(upstreams, proxies=Proxies(http=address, no_proxy="x.test, 0.0.0.0/8")).of(NAMESPACE)
     await past.manifest(REPO, V1, patience=5)
     assert len(asked) == 1
+
+
+async def test_a_loopback_address_is_never_asked_through_a_proxy(
+    registries: Callable[..., Registries], up: FakeRegistry, proxy: tuple[str, list[str]]
+) -> None:
+    address, asked = proxy
+    up.add_image("org/app", "v1")
+    upstreams = {NAMESPACE: UpstreamConfig(NAMESPACE, up.url)}
+    await registries(upstreams, proxies=Proxies(http=address)).of(NAMESPACE).manifest(REPO, V1, patience=5)
+    assert not asked
 
 
 async def test_behind_a_proxy_a_private_address_that_is_written_out_is_refused(

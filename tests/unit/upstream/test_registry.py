@@ -277,6 +277,42 @@ async def test_tags_come_in_pages(up: FakeRegistry, connect: Connect) -> None:
     assert up.requests[-1].query == "n=2&last=b"
 
 
+async def test_what_is_no_tag_is_left_out_of_the_list(up: FakeRegistry, connect: Connect) -> None:
+    listed = {"tags": ["a", "\ud800", "", "b/c", "-d", "e" * 129, "é", "f" * 128, "v1\n"]}
+    link = {"Link": '</v2/org/app/tags/list?last=v1>; rel="next"'}
+    up.fault(kind="tags", then=Status(200, body=json.dumps(listed).encode(), headers=link))
+    page = await connect().tags(REPO, n=None, last=None, patience=5)
+    assert (page.tags, page.more) == (("a", "f" * 128), True)
+
+
+async def test_a_long_list_of_tags_comes_whole(up: FakeRegistry, connect: Connect) -> None:
+    tags = tuple(f"v{number}" for number in range(20_000))
+    up.fault(kind="tags", then=Status(200, body=json.dumps({"tags": tags}).encode()))
+    assert (await connect().tags(REPO, n=None, last=None, patience=5)).tags == tags
+
+
+async def test_a_page_without_a_tag_leads_on_to_the_next_by_upstreams_own_link(
+    up: FakeRegistry, connect: Connect
+) -> None:
+    up.add_image("org/app", "b")
+    link = {"Link": '</v2/org/app/tags/list?last=a&n=5>; rel="next"'}
+    up.fault(kind="tags", times=1, then=Status(200, body=b'{"tags": ["\\ud800"]}', headers=link))
+    page = await connect().tags(REPO, n=5, last=None, patience=5)
+    assert (page.tags, page.more) == (("b",), False)
+    assert [record.query for record in up.requests] == ["n=5", "last=a&n=5"]
+
+
+async def test_pages_without_tags_come_to_an_end(
+    up: FakeRegistry, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.upstream.listing.MAX_PAGES", 3)
+    link = {"Link": '</v2/org/app/tags/list?last=a>; rel="next"'}
+    up.fault(kind="tags", then=Status(200, body=b'{"tags": []}', headers=link))
+    with pytest.raises(UpstreamBroken, match="without end"):
+        await connect().tags(REPO, n=None, last=None, patience=5)
+    assert up.count(kind="tags") == 3
+
+
 @pytest.mark.parametrize("body", [b"[]", b'{"tags": [1]}', b'{"tags": {}}', b"<html>", b"[" * 50_000])
 async def test_what_is_no_list_of_tags_is_broken(up: FakeRegistry, connect: Connect, body: bytes) -> None:
     up.fault(kind="tags", then=Status(200, body=body))

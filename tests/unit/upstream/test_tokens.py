@@ -148,3 +148,15 @@ async def test_closing_ends_a_fetch_that_is_under_way() -> None:
     await tokens.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_a_token_that_was_replaced_or_refused_is_still_known_as_a_secret() -> None:
+    tokens = Tokens()
+    for value in ("one", "two"):
+        service = Service()
+        service.answer.set_result(_token(value, refresh_in=-1))
+        await tokens.get(KEY, service.fetch)
+    assert set(tokens.values()) == {"one", "two"}
+    tokens.drop(KEY, "two")
+    assert tokens.kept(KEY) is None
+    assert set(tokens.values()) == {"one", "two"}
