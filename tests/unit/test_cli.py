@@ -203,7 +203,7 @@ def test_the_start_is_told_in_log_lines_where_there_is_no_terminal() -> None:
         banner.announce(config, room_bytes=1, used_bytes=2, bound=["http://0.0.0.0:41"])
     assert events[0] == {"event": "listening", "address": "http://0.0.0.0:41", "log_level": "info"}
     assert [event["event"] for event in events[1:5]] == ["configured", "mirroring", "storing", "for daemon.json"]
-    assert events[4]["log_level"] == "warning"
+    assert events[5]["log_level"] == "warning"
 
 
 def test_the_start_is_a_banner_on_a_terminal(
