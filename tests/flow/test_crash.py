@@ -142,7 +142,7 @@ async def test_two_processes_share_one_copy_and_one_takes_over_from_the_dead(
     digest = upstream.add_pattern_blob(REPO, size)
     body = upstream.content(REPO, digest)
     gate = asyncio.Event()
-    upstream.fault(kind="blob", times=2, then=Gate(gate, at_byte=36 * MIB))
+    upstream.fault(kind="blob", times=8, then=Gate(gate, at_byte=36 * MIB))
     one = _process(tmp_path / "one", upstream, tmp_path / "store")
     two = _process(tmp_path / "two", upstream, tmp_path / "store")
     await asyncio.gather(asyncio.to_thread(one.start), asyncio.to_thread(two.start))
