@@ -11,7 +11,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from mirror.cache.segments import LARGE, Segments
+from mirror.cache.segments import LARGE, MIB, Segments
 from mirror.cache.source import ENDLESS
 from mirror.errors import UpstreamBroken, UpstreamError, UpstreamLimited, UpstreamUnavailable
 from mirror.upstream.protocol import Urgency
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mirror.store.spans import Spans
     from mirror.upstream.protocol import BlobBody
 
-MIB = 1024 * 1024
 MAX_LANES = 4
 TICK = 0.25  # seconds between two looks at the speed
 SETTLE_TICKS = 3  # how many of them a new connection gets before it is judged

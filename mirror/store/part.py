@@ -146,7 +146,7 @@ class PartFile:
 
     def resume(self) -> MapState | None:
         """Go on from the map, if it is whole and was written since this machine booted; None says: begin."""
-        state = self.read_map(trust_watermark=True)
+        state = self.read_map()
         if state is None or state.size is None or os.fstat(self.file.fileno()).st_size > state.size:
             return None
         self.size, self.generation = state.size, state.generation
@@ -172,7 +172,7 @@ class PartFile:
         with contextlib.suppress(OSError):  # a hint: where it cannot be written the chunk comes in its turn
             os.pwrite(self._map, b"\x01", _HEADER.size + 2 * (offset // CHUNK) + 1)
 
-    def read_map(self, *, trust_watermark: bool = True) -> MapState | None:
+    def read_map(self) -> MapState | None:
         """Read what the map says now.
 
         None where it is not whole yet, was written before this machine booted, or tells of another `.part` file.
@@ -199,8 +199,7 @@ class PartFile:
             stop = chunks if stop < 0 else stop
             spans.add(at * CHUNK, min(stop * CHUNK, size))
             at = body.find(b"\x01", stop, chunks)
-        if trust_watermark:
-            spans.add(0, min(watermark, size))
+        spans.add(0, min(watermark, size))
         if spans.end() > part.st_size:
             return None
         wanted = []
