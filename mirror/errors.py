@@ -9,6 +9,7 @@
     │   ├── PaginationInvalid   400 PAGINATION_NUMBER_INVALID
     │   ├── Unsupported         405 UNSUPPORTED
     │   ├── RangeInvalid        416 SIZE_INVALID, with the size that would have been right
+    │   ├── ClientDenied        403 DENIED, the configuration keeps this client out
     │   └── LoopDetected        508 DENIED, the mirror was asked to ask itself
     ├── NotFound
     │   ├── NameUnknown         404 NAME_UNKNOWN
@@ -22,6 +23,7 @@
     │   ├── UpstreamBroken      an answer that cannot be right: wrong digest, wrong length, too large
     │   └── UpstreamAway        `server.offline`: the mirror does not dial out
     ├── Overloaded              503, more is under way than the mirror takes on at once
+    │   └── ClientLimited       the same for one client; 429 for a blob
     └── StoreError              the disk cannot help
         ├── NoSpace             the cap, or the disk, has no room
         ├── StoreUnusable       the store cannot be opened: locked, read-only, on NFS, of a newer version
@@ -99,6 +101,13 @@ class RangeInvalid(RequestError):
     def __init__(self, size: int) -> None:
         super().__init__(f"the requested range lies beyond the end of the content, which has {size} bytes")
         self.size = size
+
+
+class ClientDenied(RequestError):
+    """A client that `server.allow_clients` or `server.deny_clients` keeps out."""
+
+    code = "DENIED"
+    status = 403
 
 
 class LoopDetected(RequestError):
@@ -186,6 +195,10 @@ class Overloaded(MirrorError):
     code = "TOOMANYREQUESTS"
     status = 503
     retriable = True
+
+
+class ClientLimited(Overloaded):
+    """One client has as many requests under way as it may (`server.max_requests_per_client`)."""
 
 
 class StoreError(MirrorError):

@@ -1,7 +1,8 @@
 """Log lines: structlog, one event a line, readable on a terminal and JSON elsewhere; no secret in any of them.
 
 What the standard library's `logging` is given (aiohttp, asyncio) takes the same way out. Everything that an event
-carries passes the scrubber: by the name of its key, and by what a text looks like.
+carries passes the scrubber: by the name of its key, and by what a text looks like. Level, form and stream may change
+while the mirror runs; loggers that were made before follow.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import math
 import re
 import sys
+import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -22,16 +24,19 @@ if _without_rich:
     del sys.modules["rich"]
 from aiohttp.http_exceptions import HttpProcessingError  # noqa: E402
 
+from mirror import metrics  # noqa: E402
+
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
 _HIDDEN = "***"
 _MAX_DEPTH = 6
+_SHORT = 256  # characters of a text that is worth remembering
 
 _SECRET_KEYS = re.compile(r"authorization|passw|secret|token|cookie|credential|api_?key|signature", re.IGNORECASE)
 
 # What may hold a secret at all; most texts do not match, and cost this one search.
-_SUSPECT = re.compile(r"[?&][^=\s]+=|://\S*@|\b(?:bearer|basic)\b|eyJ|passw|token|secret", re.IGNORECASE)
+_SUSPECT = re.compile(r"[?&][^=\s]+=|:[^\s@]*@|\b(?:bearer|basic)\b|eyJ|passw|token|secret", re.IGNORECASE)
 _QUERY_VALUE = re.compile(r"([?&;])([^=&;\s\"'<>]{1,80})=([^&;\s\"'<>)]*)")
 # The parameters of the distribution specification and of token requests that say nothing private. Whatever else a
 # query holds may be a signature (S3, R2, CloudFront, Azure: each has its own names), so it is not listed but hidden.
@@ -40,6 +45,7 @@ _PLAIN_PARAMETERS = frozenset(
 )
 _PATTERNS = (
     (re.compile(r"(://)[^\s/@]*(?:/[^\s/@]*)?@(?!sha\d)"), rf"\1{_HIDDEN}@"),
+    (re.compile(r"[^\s/@:'\"]+:[^\s/@'\"]+@(?!sha\d)"), f"{_HIDDEN}@"),  # the same without a scheme
     (re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/-]{6,}=*", re.IGNORECASE), rf"\1 {_HIDDEN}"),
     (re.compile(r"eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*){0,2}"), _HIDDEN),  # a JSON web token
     (
@@ -55,28 +61,59 @@ _CONTROL_BUT_LAYOUT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _MULTILINE = frozenset({"exception", "stack"})
 
 
+class _Bound(structlog.make_filtering_bound_logger(logging.INFO)):  # type: ignore[misc]  # made at run time
+    """What every logger of the program is. Its base is what filters by level, and is exchanged: no line pays for it."""
+
+
+class _Sink:
+    """Where lines go. One for all loggers, which remember it, so that it can be led elsewhere."""
+
+    def __init__(self) -> None:
+        self.stream: TextIO = sys.stderr
+        self._lock = threading.Lock()
+
+    def msg(self, line: str) -> None:
+        """Write one line. A full disk or a closed pipe behind the log fails no request; the loss is counted."""
+        try:
+            with self._lock:
+                self.stream.write(line + "\n")
+                self.stream.flush()
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            metrics.LOG_LINES_LOST.inc()
+
+    debug = info = warning = error = critical = msg
+
+
+_sink = _Sink()
+_processors: list[Any] = []  # the loggers remember this very list
+
+
 def setup(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:  # noqa: A002  # the key's name
-    """Send lines of `level` and above to `stream` (standard error), as `console` or `json`; `auto` asks the stream."""
+    """Send lines of `level` and above to `stream` (standard error), as `console` or `json`; `auto` asks the stream.
+
+    May be called again, for another form or stream.
+    """
     stream = stream or sys.stderr
     console = format == "console" or (format == "auto" and stream.isatty())
-    numeric = logging.getLevelNamesMapping()[level.upper()]
     encode = json.JSONEncoder(ensure_ascii=False).encode  # made once; `json.dumps` would make one for every line
     renderer: Any = (
         structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
         if console
         else lambda _logger, _method, event: encode(event)
     )
+    _sink.stream = stream
+    _processors[:] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.format_exc_info,
+        scrub,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console),
+        renderer,
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console),
-            structlog.processors.format_exc_info,
-            scrub,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(numeric),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        processors=_processors,
+        wrapper_class=_Bound,
+        logger_factory=lambda *_: _sink,
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
@@ -84,10 +121,17 @@ def setup(level: str = "info", format: str = "auto", stream: TextIO | None = Non
         if isinstance(handler, _Bridge):
             root.removeHandler(handler)
     root.addHandler(_Bridge())
-    # The libraries' own debug lines tell of their inside; who asks for debug wants the mirror's.
-    root.setLevel(max(numeric, logging.INFO))
-    logging.getLogger("aiohttp.server").setLevel(numeric)
+    set_level(level)
     logging.captureWarnings(capture=True)
+
+
+def set_level(level: str) -> None:
+    """Write lines of `level` and above from now on: debug, info, warning or error."""
+    numeric = logging.getLevelNamesMapping()[level.upper()]
+    _Bound.__bases__ = (structlog.make_filtering_bound_logger(numeric),)
+    # The libraries' own debug lines tell of their inside; who asks for debug wants the mirror's.
+    logging.getLogger().setLevel(max(numeric, logging.INFO))
+    logging.getLogger("aiohttp.server").setLevel(numeric)
 
 
 def scrub(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -131,11 +175,19 @@ def _safe(value: Any, *, multiline: bool = False, depth: int = 0) -> Any:
         return {str(key): _safe_item(str(key), item, depth + 1) for key, item in value.items()}
     if depth < _MAX_DEPTH and isinstance(value, (list, tuple, set, frozenset)):
         return [_safe(item, depth=depth + 1) for item in value]
-    text = scrub_text(str(value))
+    text = str(value)
+    return _seen_text(text, multiline) if len(text) <= _SHORT else _safe_text(text, multiline)
+
+
+def _safe_text(text: str, multiline: bool) -> str:
+    text = scrub_text(text)
     if text.isprintable():
         return text
     control = _CONTROL_BUT_LAYOUT if multiline else _CONTROL
     return control.sub(lambda match: repr(match[0])[1:-1], text)
+
+
+_seen_text = lru_cache(maxsize=4096)(_safe_text)  # the same few clients ask for the same few images
 
 
 class _Bridge(logging.Handler):

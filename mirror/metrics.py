@@ -1,18 +1,59 @@
-"""Every metric, declared once. Label values are bounded: configured namespaces, kinds and outcomes from fixed sets."""
+"""Every metric, declared once. Label values are bounded: each is kept for ever, and strangers must not choose them.
 
-from prometheus_client import Counter, Gauge, Histogram
+`namespace` is an upstream that the configuration names, `*` for all that only its wildcard admits, or `none`; all else
+comes from fixed sets (`tests/flow/test_metrics.py`).
+"""
+
+import platform
+
+from prometheus_client import Counter, Gauge, Histogram, Info, disable_created_metrics
+
+from mirror import __version__
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody looks at
+
+BUILD = Info("mirror_build", "What runs.")  # mirror_build_info
+BUILD.info({"version": __version__, "python": platform.python_version()})
 
 REQUESTS = Counter(
     "mirror_requests_total",
-    "Requests answered, by what was asked for, how the cache stood, and the status sent.",
-    ["kind", "cache", "status"],
+    "Requests answered, by upstream, what was asked for, how the cache stood, and the status sent.",
+    ["namespace", "kind", "cache", "status"],
 )
 REQUEST_SECONDS = Histogram(
     "mirror_request_seconds",
     "Time from a request's header to the end of its answer.",
-    ["kind"],
+    ["namespace", "kind", "cache"],
     buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300),
 )
+FIRST_BYTE_SECONDS = Histogram(
+    "mirror_first_byte_seconds",
+    "Time from a request's header to the first byte of its answer, where that is no error.",
+    ["namespace", "kind", "cache"],
+    buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 20),
+)
+CLIENT_QUEUE_SECONDS = Histogram(
+    "mirror_client_queue_seconds",
+    "Time that requests waited because their client had server.max_requests_per_client under way.",
+    buckets=(0.01, 0.1, 0.5, 1, 2, 5, 10),
+)
+REFUSED = Counter("mirror_refused_total", "Requests and connections that were refused, by why.", ["reason"])
+CONNECTIONS = Gauge("mirror_connections", "Connections of clients that are open.")
+LOOP_LAG = Gauge("mirror_loop_lag_seconds", "How late the event loop was when it was last looked at.")
+LOOP_LAGS = Histogram(
+    "mirror_loop_lags_seconds",
+    "How late the event loop was, each time that it was looked at.",
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+)
+RELOADS = Counter(
+    "mirror_reloads_total", "Times that the configuration was read anew, by what became of it.", ["outcome"]
+)
+RELOADED_AT = Gauge(
+    "mirror_config_last_reload_timestamp_seconds",
+    "When the configuration in force was read: at the start, or at the last reload that succeeded.",
+)
+ACCESS_LOST = Counter("mirror_access_records_lost_total", "Access records that could not be written in time.")
+LOG_LINES_LOST = Counter("mirror_log_lines_lost_total", "Log lines that could not be written.")
 BYTES_OUT = Counter("mirror_sent_bytes_total", "Bytes of content sent to clients.", ["namespace"])
 UPSTREAM_BYTES = Counter("mirror_upstream_bytes_total", "Bytes of content received from upstream.", ["namespace"])
 UPSTREAM_ANSWERS = Counter(
@@ -20,10 +61,33 @@ UPSTREAM_ANSWERS = Counter(
     "Answers of upstream by status; `connect` and `timeout` where there was none.",
     ["namespace", "kind", "status"],
 )
+UPSTREAM_FIRST_BYTE_SECONDS = Histogram(
+    "mirror_upstream_first_byte_seconds",
+    "Time from a request to upstream to the header of its answer, whatever that was.",
+    ["namespace", "kind"],
+    buckets=(0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20),
+)
+UPSTREAM_QUEUE_SECONDS = Histogram(
+    "mirror_upstream_queue_seconds",
+    "Time that transfers of blobs waited for one of their upstream's places.",
+    ["namespace"],
+    buckets=(0.001, 0.01, 0.1, 0.5, 1, 5, 20, 60, 300),
+)
 UPSTREAM_AWAY = Gauge("mirror_upstream_away", "1 while the last contact with this upstream failed.", ["namespace"])
+UPSTREAM_RATELIMIT_LIMIT = Gauge(
+    "mirror_upstream_ratelimit_limit",
+    "Requests that this upstream allows in one window, as it said last.",
+    ["namespace"],
+)
+UPSTREAM_RATELIMIT_REMAINING = Gauge(
+    "mirror_upstream_ratelimit_remaining", "Requests that this upstream said are left of them.", ["namespace"]
+)
 FILLS = Counter("mirror_fills_total", "Fills that ended, by how.", ["namespace", "outcome"])
 FILLS_RUNNING = Gauge("mirror_fills_running", "Fills under way or waiting for a place.")
 READ_AHEAD = Counter("mirror_read_ahead_total", "Blobs considered by read-ahead, by what became of them.", ["outcome"])
 STORE_BYTES = Gauge("mirror_store_bytes", "Bytes that the store takes on disk, unfinished fills included.")
 STORE_ROOM = Gauge("mirror_store_room_bytes", "Bytes that may still be stored under the cap and the free space.")
 READY = Gauge("mirror_ready", "1 while the mirror takes requests.")
+CERTIFICATE_EXPIRES = Gauge(
+    "mirror_certificate_expires_timestamp_seconds", "When the server's certificate ends; 0 without TLS."
+)

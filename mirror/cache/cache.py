@@ -9,6 +9,7 @@ from mirror.cache.blobs import Blobs
 from mirror.cache.completeness import Completeness
 from mirror.cache.fills import Fills
 from mirror.cache.freshness import Freshness
+from mirror.cache.generations import Generations
 from mirror.cache.listings import Listings
 from mirror.cache.manifests import Manifests
 from mirror.cache.memory import Memory
@@ -33,10 +34,10 @@ class Cache:
     def __init__(
         self, config: Config, store: Store, upstreams: Upstreams, *, clock: Callable[[], float] = time.time
     ) -> None:
-        """`clock` gives seconds since the epoch."""
-        self._upstreams = upstreams
+        """`clock` gives seconds since the epoch. `upstreams` are closed with the cache."""
+        self._upstreams = upstreams = Generations(upstreams)
         memory = Memory(store.blobs)
-        freshness = Freshness(config.freshness)
+        freshness = self._freshness = Freshness(config.freshness)
         self.fills = Fills(
             blobs=store.blobs, index=store.index, room=store.room, threads=store.threads, upstreams=upstreams
         )
@@ -72,9 +73,20 @@ class Cache:
             self.fills,
             store.blobs,
             self.vouching.see_to,
-            {name: upstream.read_ahead for name, upstream in config.upstreams.items()},
+            _read_ahead(config),
             otherwise=True,
         )
+
+    def reconfigure(self, config: Config, upstreams: Upstreams | None) -> None:
+        """Decide by another configuration from now on, and ask `upstreams`; None: the same ones as before.
+
+        What is under way goes on as it began, and the upstreams before are closed when it has ended.
+        """
+        self._freshness.reconfigure(config.freshness)
+        self._read_ahead.reconfigure(_read_ahead(config))
+        if upstreams is not None:
+            self._upstreams.switch(upstreams, self.fills.under_way())
+            self.fills.forgive()
 
     def label(self, namespace: str) -> str:
         """Return what metrics call an upstream. Raises `NameUnknown`."""
@@ -97,3 +109,8 @@ class Cache:
         await self.manifests.close()
         await self.listings.close()
         await self.fills.close()
+        await self._upstreams.close()
+
+
+def _read_ahead(config: Config) -> dict[str, bool]:
+    return {name: upstream.read_ahead for name, upstream in config.upstreams.items()}

@@ -47,6 +47,14 @@ class Fills:
         """Return the fill of `digest`, if one is under way."""
         return self._running.get(digest)
 
+    def under_way(self) -> list[asyncio.Task[None]]:
+        """Return the tasks of all fills that run or wait."""
+        return list(self._tasks)
+
+    def forgive(self) -> None:
+        """Ask anew for what was wrong a moment ago: upstreams are other ones now."""
+        self._refused.clear()
+
     def origin(self, repository: Repository) -> Origin:
         """Return `repository` as a place to fill from. Raise `NameUnknown` for an upstream that is not mirrored."""
         return Origin(repository, self._upstreams.of(repository.namespace))

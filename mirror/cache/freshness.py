@@ -29,8 +29,13 @@ class Freshness:
 
     def __init__(self, rules: Sequence[FreshnessRule]) -> None:
         """The last rule matches everything: the configuration sees to it."""
-        self._rules = [(_pattern(rule.match), rule) for rule in rules]
         self._known: LRUCache[tuple[Repository, str], FreshnessRule] = LRUCache(4096)
+        self.reconfigure(rules)
+
+    def reconfigure(self, rules: Sequence[FreshnessRule]) -> None:
+        """Go by other rules from now on."""
+        self._rules = [(_pattern(rule.match), rule) for rule in rules]
+        self._known.clear()
 
     def rule(self, repository: Repository, tag: str) -> FreshnessRule:
         """Return the rule for a tag."""

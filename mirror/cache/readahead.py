@@ -51,6 +51,10 @@ class ReadAhead:
         self._seen: TTLCache[tuple[Repository, Digest], bool] = TTLCache(4096, AGAIN_SECONDS)
         self._waiting: Counter[str] = Counter()
 
+    def reconfigure(self, wanted: Mapping[str, bool]) -> None:
+        """Go by another `wanted` from now on; what has begun goes on."""
+        self._wanted = wanted
+
     def due(self, repository: Repository, digest: Digest) -> bool:
         """Say whether a manifest is to be looked through: not if it was a moment ago."""
         wanted = self._wanted.get(repository.namespace, self._otherwise)

@@ -86,21 +86,26 @@ def daemon_json(config: Config, bound: list[str]) -> str | None:
 def warnings(config: Config) -> list[str]:
     """Return a sentence for each thing that the configuration allows and its owner may not have meant."""
     sentences: list[str] = []
-    private = sorted(upstream.name for upstream in config.upstreams.values() if upstream.password is not None)
+    private = _with_credentials(config)
     open_to = [str(listen) for listen in config.server.listen if not listen.local]
     if private and open_to:
         sentences.append(
             f"EVERYBODY who reaches {', '.join(open_to)} can read the private images of {', '.join(private)}, because "
             "the mirror fetches them with its own credentials; listen on 127.0.0.1, or keep strangers out (firewall)"
         )
-    plain = sorted(
-        upstream.name
-        for upstream in config.upstreams.values()
-        if upstream.password is not None and urlsplit(upstream.url).scheme == "http"
-    )
+    plain = [name for name in private if urlsplit(config.upstreams[name].url).scheme == "http"]
     if plain:
         sentences.append(f"the password for {', '.join(plain)} travels without encryption; give an https:// url")
     return sentences
+
+
+def _with_credentials(config: Config) -> list[str]:
+    """Name the upstreams that this mirror logs in to, as far as the configuration and its files show it."""
+    return sorted(
+        name
+        for name, upstream in config.upstreams.items()
+        if upstream.password is not None or upstream.exec or name in config.named_in_files
+    )
 
 
 def _mirrored(config: Config) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mirror.config.proxies import show_proxy
 from mirror.config.units import show_duration
 
 if TYPE_CHECKING:
@@ -19,12 +20,19 @@ def effective(config: Config) -> dict[str, Any]:
         "listen": [str(listen) for listen in server.listen],
         "tls": {"cert_file": str(server.tls.cert_file), "key_file": str(server.tls.key_file)} if server.tls else None,
         "public_url": server.public_url,
+        "trusted_proxies": list(server.trusted_proxies) or None,
+        "allow_clients": list(server.allow_clients) or None,
+        "deny_clients": list(server.deny_clients) or None,
+        "max_connections": server.max_connections,
+        "max_connections_per_client": server.max_connections_per_client,
+        "max_requests_per_client": server.max_requests_per_client,
         "workers": server.workers,
         "offline": server.offline,
         "fallback": server.fallback,
         "shutdown_timeout": show_duration(server.shutdown_timeout),
     }
     upstreams: dict[str, Any] = {name: _upstream(upstream) for name, upstream in config.upstreams.items()}
+    upstreams |= dict.fromkeys(sorted(config.refused), False)
     if config.wildcard:
         upstreams["*"] = True
     return {
@@ -35,6 +43,7 @@ def effective(config: Config) -> dict[str, Any]:
             "min_free": str(config.storage.min_free),
         },
         "upstreams": upstreams,
+        **({"credentials_files": [str(path) for path in config.credentials_files]} if config.credentials_files else {}),
         "default_upstream": config.default_upstream,
         "freshness": [
             {"match": rule.match, "immutable": True, "stale_if_error": show_duration(rule.stale_if_error)}
@@ -47,7 +56,13 @@ def effective(config: Config) -> dict[str, Any]:
             }
             for rule in config.freshness
         ],
-        "log": {"level": config.log.level, "format": config.log.format},
+        "log": _set(
+            {
+                "level": config.log.level,
+                "format": config.log.format,
+                "access_file": str(config.log.access_file) if config.log.access_file else None,
+            }
+        ),
     }
 
 
@@ -56,10 +71,15 @@ def _upstream(upstream: UpstreamConfig) -> dict[str, Any]:
         {
             "url": upstream.url,
             "username": upstream.username,
-            "password": _MASK if upstream.password else None,
+            "password": _MASK if upstream.password and not upstream.password_file else None,
+            "password_file": str(upstream.password_file) if upstream.password_file else None,
+            "exec": [upstream.exec[0], *(_MASK for _ in upstream.exec[1:])] if upstream.exec else None,
             "read_ahead": upstream.read_ahead,
             "realms": list(upstream.realms) or None,
             "ca_file": str(upstream.ca_file) if upstream.ca_file else None,
+            "client_cert_file": str(upstream.client_cert_file) if upstream.client_cert_file else None,
+            "client_key_file": str(upstream.client_key_file) if upstream.client_key_file else None,
+            "proxy": show_proxy(upstream.proxies) if upstream.proxies else None,
         }
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import ssl
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from mirror.config.proxies import read_proxies
 from mirror.config.rules import read_freshness
 from mirror.config.schema import LogSection, ServerSection, StorageSection, TlsSection
 from mirror.config.sections import kind, read_section, refuse_unknown_keys, shown
-from mirror.config.upstreams import read_upstreams
+from mirror.config.upstreams import read_credentials_files, read_upstreams
 from mirror.config.values import Config, Listen, LogConfig, ServerConfig, StorageConfig, Tls, UpstreamConfig
 from mirror.errors import ConfigError
 from mirror.oci.namespaces import canonical
@@ -69,7 +70,8 @@ def parse(text: str, source: str, environ: Mapping[str, str]) -> Config:
     refuse_unknown_keys(document, tree, (), "")
     server = _server(document, tree.get("server"))
     storage = _storage(document, tree.get("storage"))
-    upstreams, wildcard = read_upstreams(document, tree.get("upstreams"))
+    upstreams, wildcard, refused = read_upstreams(document, tree.get("upstreams"))
+    credentials_files, named_in_files = read_credentials_files(document, tree, upstreams)
     default = _default_upstream(document, tree, upstreams)
     freshness = read_freshness(document, tree.get("freshness"), upstreams, wildcard=wildcard)
     log = read_section(LogSection, document, tree.get("log"), ("log",), "log")
@@ -84,40 +86,69 @@ def parse(text: str, source: str, environ: Mapping[str, str]) -> Config:
         storage=storage,
         upstreams=MappingProxyType(upstreams),
         wildcard=wildcard,
+        refused=refused,
         default_upstream=default,
         freshness=freshness,
-        log=LogConfig(level=log.level, format=log.format),
+        log=LogConfig(level=log.level, format=log.format, access_file=log.access_file),
         proxies=proxies,
+        credentials_files=credentials_files,
+        named_in_files=named_in_files,
         source=source,
     )
 
 
 def _server(document: Document, tree: Tree) -> ServerConfig | None:
-    tls = None
+    tls, tls_is_set = None, False
     if isinstance(tree, dict):
+        tls_is_set = tree.get("tls") is not None  # even where it is wrong
         tls = _tls(document, tree.get("tls"))
         tree = {key: value for key, value in tree.items() if key != "tls"}
     section = read_section(ServerSection, document, tree, ("server",), "server")
     if section is None:
         return None
     listen = tuple(section.listen)
-    if not listen:
-        document.blame(("server", "listen"), "is an empty list; write for example 127.0.0.1:5000")
-    for number, address in enumerate(listen):
-        if address in listen[:number] and (address.port or address.path):
-            document.blame(("server", "listen", number), f"{str(address)!r} stands there twice; keep one of them")
+    _check_listen(document, listen, tls_is_set=tls_is_set)
     if math.isinf(section.shutdown_timeout):
         document.blame(("server", "shutdown_timeout"), "'forever' would never end; write for example 30s")
     return ServerConfig(
         listen=listen,
         tls=tls,
         public_url=section.public_url,
-        trusted_proxies=section.trusted_proxies,
+        trusted_proxies=_unique(section.trusted_proxies),
         workers=section.workers,
         offline=section.offline,
         fallback=section.fallback,
         shutdown_timeout=section.shutdown_timeout,
+        allow_clients=_unique(section.allow_clients),
+        deny_clients=_unique(section.deny_clients),
+        max_connections=section.max_connections,
+        max_connections_per_client=section.max_connections_per_client,
+        max_requests_per_client=section.max_requests_per_client,
     )
+
+
+def _check_listen(document: Document, listen: tuple[Listen, ...], *, tls_is_set: bool) -> None:
+    if not listen:
+        document.blame(("server", "listen"), "is an empty list; write for example 127.0.0.1:5000")
+    for number, address in enumerate(listen):
+        where = ("server", "listen", number)
+        if any(_same(address, other) for other in listen[:number]):
+            document.blame(where, f"{str(address)!r} stands there twice; keep one of them")
+        if address.scheme == "https" and not tls_is_set:
+            document.blame(where, f"{str(address)!r} needs a certificate; write server.tls, or leave https:// away")
+
+
+def _same(one: Listen, other: Listen) -> bool:
+    """Say whether both cannot be listened on; plain `systemd` takes all sockets that are passed."""
+    if one.systemd is not None and other.systemd is not None:
+        return one.systemd == other.systemd or "" in (one.systemd, other.systemd)
+    if one.port == 0 and one.path is None and one.systemd is None:
+        return False  # two free ports are two addresses
+    return replace(one, scheme=None) == replace(other, scheme=None)
+
+
+def _unique(texts: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(texts))
 
 
 def _tls(document: Document, tree: Tree) -> Tls | None:
@@ -181,7 +212,7 @@ def _refuse_loops(document: Document, server: ServerConfig, upstreams: Iterable[
 def _reaches(target: tuple[str, int], listen: Listen) -> bool:
     """Say whether somebody who dials `target` on this machine comes to `listen`."""
     host, port = target
-    if listen.path is not None or listen.port == 0 or listen.port != port:
+    if listen.path is not None or listen.systemd is not None or listen.port == 0 or listen.port != port:
         return False
     if host == listen.host:
         return True

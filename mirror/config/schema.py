@@ -6,9 +6,8 @@ rest of a sentence that begins with what was written: "is not a size; write for 
 
 from __future__ import annotations
 
-import ipaddress
-import os
 import re
+import shutil
 import ssl
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,16 +15,16 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, model_validator
 
+from mirror.config.addresses import parse_listen, parse_network
+from mirror.config.credentials import MAX_FILE, MAX_SECRET, AuthFile, parse_auth_file, parse_secret
+from mirror.config.proxies import parse_proxy
 from mirror.config.units import Size, parse_duration
-from mirror.config.values import Listen, Secret
+from mirror.config.values import Listen, Proxies, Secret
 from mirror.errors import NameInvalid
 from mirror.oci.namespaces import check_host
 
-_HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})", re.ASCII)
 _NETLOC = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?::[0-9]{1,5})?", re.ASCII)
-_PORTS = range(65536)
 _GLOB = re.compile(r"[a-z0-9._?*-]+(?::[0-9?*]+)?(?:/[a-z0-9._?*-]+)*")
-_MAX_SECRET = 64 * 1024  # bytes; a token service's refresh token is a few KiB
 
 
 def _text(value: object) -> str:
@@ -35,29 +34,25 @@ def _text(value: object) -> str:
 
 
 def _listen(value: object) -> Listen:
+    return parse_listen(_text(value))
+
+
+def _network(value: object) -> str:
+    return parse_network(_text(value))
+
+
+def _at_least_one(value: object) -> int:
     text = _text(value)
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        if not path.startswith("/") or "\0" in path or len(os.fsencode(path)) > 107:  # noqa: PLR2004  # sun_path, unix(7)
-            raise ValueError("is not a socket; write unix: and an absolute path of at most 107 bytes")
-        return Listen(path=path)
-    match = _HOST_AND_PORT.fullmatch(text)
-    if match is None:
-        if re.fullmatch(r":?[0-9]{1,5}", text, re.ASCII):
-            port = text.lstrip(":")
-            raise ValueError(
-                f"does not say for whom; write 127.0.0.1:{port} for this machine alone or 0.0.0.0:{port} for everybody"
-            )
-        raise ValueError("is not an address; write for example 127.0.0.1:5000, [::]:5000 or unix:/run/mirror.sock")
-    host, number = (match[1] or match[2]).lower(), int(match[3])
-    if match[1]:
-        try:
-            ipaddress.IPv6Address(host)
-        except ValueError:
-            raise ValueError("has no IPv6 address in its brackets; write for example [::1]:5000") from None
-    if number not in _PORTS:
-        raise ValueError("has a port that does not exist; ports end at 65535")
-    return Listen(host=host, port=number)
+    if re.fullmatch(r"[1-9][0-9]{0,6}", text, re.ASCII) is None:
+        raise ValueError("is not a number of at least 1 and below ten million; write for example 64")
+    return int(text)
+
+
+def _file_to_write(value: object) -> Path:
+    text = _text(value)
+    if not text or "\0" in text or text.endswith("/"):
+        raise ValueError("is not the path of a file; write for example /var/log/mirror/access.log")
+    return Path(text)
 
 
 def check_url(value: object) -> str:
@@ -100,27 +95,40 @@ def _secret(value: object) -> Secret:
     return Secret(text)
 
 
-def _secret_file(value: object) -> Secret:
-    path = _text(value)
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(_MAX_SECRET + 1)
-        secret = content.decode().removesuffix("\n").removesuffix("\r")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot be read ({_cause(error)}); name a file that the mirror may read") from None
-    if not secret or len(content) > _MAX_SECRET:
-        raise ValueError("is empty or longer than 64 KiB; put the password into it, and nothing else")
-    return Secret(secret)
+def _secret_file(value: object) -> tuple[Path, Secret]:
+    path, content = _content(value, MAX_SECRET)
+    return path, parse_secret(content)
 
 
-def _readable(value: object) -> Path:
+def _auth_file(value: object) -> tuple[Path, AuthFile]:
+    path, content = _content(value, MAX_FILE)
+    return path, parse_auth_file(content)
+
+
+def _content(value: object, most: int) -> tuple[Path, bytes]:
     path = Path(_text(value))
     try:
         with path.open("rb") as file:
-            file.read(1)
+            return path, file.read(most + 1)
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot be read ({_cause(error)}); name a file that the mirror may read") from None
-    return path
+
+
+def _exec(value: object) -> tuple[str, ...]:
+    command = tuple(_text(part) for part in value) if isinstance(value, list) else (_text(value),)
+    if not command or any("\0" in part for part in command):
+        raise ValueError("is not a command; write [PROGRAM, ARGUMENT, …]")
+    if shutil.which(command[0]) is None:
+        raise ValueError("names no program that can be run here; write its whole path, and each argument apart")
+    return command
+
+
+def _proxy(value: object) -> Proxies:
+    return parse_proxy(_text(value))
+
+
+def _readable(value: object) -> Path:
+    return _content(value, 0)[0]
 
 
 def _ca_file(value: object) -> Path:
@@ -193,6 +201,8 @@ def _cause(error: Exception) -> str:
 Boolean = Annotated[bool, PlainValidator(_boolean)]
 Duration = Annotated[float, PlainValidator(_duration)]
 Address = Annotated[Listen, PlainValidator(_listen)]
+Networks = Annotated[list[Annotated[str, PlainValidator(_network)]], BeforeValidator(_listed)]
+Count = Annotated[int | None, PlainValidator(_at_least_one)]
 
 
 class Section(BaseModel):
@@ -211,7 +221,12 @@ class ServerSection(Section):
 
     listen: Annotated[list[Address], BeforeValidator(_listed)] = [Listen("127.0.0.1", 5000)]
     public_url: Annotated[str | None, PlainValidator(check_url)] = None
-    trusted_proxies: Annotated[tuple[str, ...], PlainValidator(_none_yet)] = ()
+    trusted_proxies: Networks = []
+    allow_clients: Networks = []
+    deny_clients: Networks = []
+    max_connections: Annotated[int, PlainValidator(_at_least_one)] = 4096
+    max_connections_per_client: Count = None
+    max_requests_per_client: Count = None
     workers: Annotated[int, PlainValidator(_workers)] = 1
     offline: Boolean = False
     fallback: Boolean = True
@@ -240,10 +255,21 @@ class UpstreamSection(Section):
     endpoints: Annotated[tuple[str, ...], PlainValidator(_none_yet)] = ()
     username: Annotated[str | None, PlainValidator(_username)] = None
     password: Annotated[Secret | None, PlainValidator(_secret)] = None
-    password_file: Annotated[Secret | None, PlainValidator(_secret_file)] = None
+    password_file: Annotated[tuple[Path, Secret] | None, PlainValidator(_secret_file)] = None
+    exec: Annotated[tuple[str, ...], PlainValidator(_exec)] = ()
     read_ahead: Boolean = True
     realms: Annotated[list[Annotated[str, PlainValidator(_realm)]], BeforeValidator(_listed)] = []
     ca_file: Annotated[Path | None, PlainValidator(_ca_file)] = None
+    client_cert_file: Annotated[Path | None, PlainValidator(_readable)] = None
+    client_key_file: Annotated[Path | None, PlainValidator(_readable)] = None
+    proxy: Annotated[Proxies | None, PlainValidator(_proxy)] = None
+
+
+class CredentialsSection(Section):
+    """`credentials_files:`, which stands at the top level."""
+
+    # Of `tuple[Path, AuthFile]`, which pydantic would look into.
+    credentials_files: Annotated[list[Annotated[Any, PlainValidator(_auth_file)]], BeforeValidator(_listed)] = []
 
 
 class RuleSection(Section):
@@ -261,3 +287,4 @@ class LogSection(Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"
+    access_file: Annotated[Path | None, PlainValidator(_file_to_write)] = None

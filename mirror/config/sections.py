@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import ValidationError
 
 from mirror.config.schema import (
+    CredentialsSection,
     LogSection,
     RuleSection,
     Section,
@@ -27,7 +28,8 @@ _Section = TypeVar("_Section", bound=Section)
 
 # Where each model's keys stand; a key that was put into the wrong section is looked up here.
 _PLACES: dict[str, frozenset[str]] = {
-    "": frozenset({"server", "storage", "upstreams", "default_upstream", "freshness", "log"}),
+    "": frozenset({"server", "storage", "upstreams", "default_upstream", "freshness", "log"})
+    | frozenset(CredentialsSection.model_fields),
     "server": frozenset(ServerSection.model_fields) | {"tls"},
     "server.tls": frozenset(TlsSection.model_fields),
     "storage": frozenset(StorageSection.model_fields),
@@ -35,7 +37,7 @@ _PLACES: dict[str, frozenset[str]] = {
     "freshness[]": frozenset(RuleSection.model_fields),
     "log": frozenset(LogSection.model_fields),
 }
-_SECRETS = frozenset({"username", "password"})  # people write "user:password" into the former
+_SECRETS = frozenset({"username", "password", "proxy"})  # people write "user:password" into the first and the last
 _PRIVATE = re.compile(r"(?<=//).*@|(?<=\?).*", re.DOTALL)  # of a URL: the user and password, and the query
 _SHOWN = 60  # characters of a value that a problem repeats
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING
 
-from mirror.config.schema import UpstreamSection
+from mirror.config.credentials import auth_hosts
+from mirror.config.schema import CredentialsSection, UpstreamSection
 from mirror.config.sections import kind, read_section
 from mirror.config.values import UpstreamConfig
 from mirror.errors import NameInvalid
 from mirror.oci.namespaces import canonical, check_host
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from mirror.config.document import Document, Tree
 
 WELL_KNOWN = {
@@ -30,15 +35,18 @@ _YES = frozenset({"true", "yes", "on"})
 _NO = frozenset({"false", "no", "off"})
 
 
-def read_upstreams(document: Document, tree: Tree) -> tuple[dict[str, UpstreamConfig], bool]:
-    """Return every upstream by its canonical name, and whether any other public one is admitted (`"*": true`)."""
+def read_upstreams(document: Document, tree: Tree) -> tuple[dict[str, UpstreamConfig], bool, frozenset[str]]:
+    """Return every upstream by its canonical name, whether other public ones are admitted, and which never are.
+
+    Those are written `"*": true` and `NAME: false`.
+    """
     upstreams = {name: UpstreamConfig(name=name, url=url) for name, url in WELL_KNOWN.items()}
-    wildcard = False
+    wildcard, refused = False, set[str]()
     if tree is None:
-        return upstreams, wildcard
+        return upstreams, wildcard, frozenset()
     if not isinstance(tree, dict):
         document.blame(("upstreams",), f"is {kind(tree)}, and should hold names of registries; write quay.io: {{}}")
-        return upstreams, wildcard
+        return upstreams, wildcard, frozenset()
 
     spelled: dict[str, str] = {}
     for key, entry in tree.items():
@@ -58,9 +66,10 @@ def read_upstreams(document: Document, tree: Tree) -> tuple[dict[str, UpstreamCo
         spelled[name] = key
         if isinstance(entry, str) and entry.lower() in _NO:
             upstreams.pop(name, None)
+            refused.add(name)
         else:
             upstreams[name] = _upstream(document, key, name, None if _is_yes(entry) else entry)
-    return upstreams, wildcard
+    return upstreams, wildcard, frozenset(refused)
 
 
 def _is_yes(entry: Tree) -> bool:
@@ -94,16 +103,38 @@ def _upstream(document: Document, key: str, name: str, entry: Tree) -> UpstreamC
     section = read_section(UpstreamSection, document, entry, location, "upstreams.NAME")
     if section is None:
         return UpstreamConfig(name=name, url=url)
+    _check_client_certificate(document, section, key, section.url or url)
     return UpstreamConfig(
         name=name,
         url=section.url or url,
         endpoints=section.endpoints,
         username=section.username,
-        password=section.password or section.password_file,
+        password=section.password or (section.password_file[1] if section.password_file else None),
+        password_file=section.password_file[0] if section.password_file else None,
+        exec=section.exec,
         read_ahead=section.read_ahead,
         realms=tuple(section.realms),
         ca_file=section.ca_file,
+        client_cert_file=section.client_cert_file,
+        client_key_file=section.client_key_file,
+        proxies=section.proxy,
     )
+
+
+def read_credentials_files(
+    document: Document, tree: dict[str, Tree], upstreams: Mapping[str, UpstreamConfig]
+) -> tuple[tuple[Path, ...], frozenset[str]]:
+    """Return the files of `credentials_files:`, and the upstreams that they have credentials for."""
+    own = {key: value for key, value in tree.items() if key == "credentials_files"}
+    section = read_section(CredentialsSection, document, own, (), "")
+    if section is None:
+        return (), frozenset()
+    named = frozenset(
+        name
+        for name, upstream in upstreams.items()
+        if any(file.covers(auth_hosts(name, upstream.url)) for _, file in section.credentials_files)
+    )
+    return tuple(path for path, _ in section.credentials_files), named
 
 
 def _check_credentials(document: Document, entry: dict[str, Tree], key: str) -> None:
@@ -111,7 +142,35 @@ def _check_credentials(document: Document, entry: dict[str, Tree], key: str) -> 
     passwords = [name for name in ("password", "password_file") if name in entry]
     if len(passwords) > 1:
         document.blame(("upstreams", key, "password_file"), "stands beside password; keep one of them")
+    if "exec" in entry and (beside := next((name for name in ("username", *passwords) if name in entry), None)):
+        document.blame(("upstreams", key, "exec"), f"stands beside {beside}; keep one of them")
     if passwords and "username" not in entry:
         document.blame(("upstreams", key, passwords[0]), "has no username beside it; write one")
     if "username" in entry and not passwords:
         document.blame(("upstreams", key, "username"), "has no password beside it; write password_file")
+
+
+def _check_client_certificate(document: Document, section: UpstreamSection, key: str, url: str) -> None:
+    files = {"client_cert_file": section.client_cert_file, "client_key_file": section.client_key_file}
+    given = [name for name, path in files.items() if path is not None]
+    if not given:
+        return
+    where = ("upstreams", key, given[0])
+    cert_file, key_file = files.values()
+    if cert_file is None or key_file is None:
+        missing = next(name for name, path in files.items() if path is None)
+        document.blame(where, f"has no {missing} beside it; write both")
+        return
+    if url.startswith("http://"):
+        document.blame(where, "is shown to nobody over http://; give an https:// url")
+    if section.proxy is not None and (section.proxy.https or "").startswith("https://"):
+        document.blame(where, "would be shown to a proxy that is spoken to over https:// too; use its http:// address")
+    try:
+        # The empty password keeps OpenSSL from asking for one on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert_file, key_file, password="")
+    except (ssl.SSLError, OSError, ValueError):
+        document.blame(
+            where,
+            "and client_key_file do not load together; they are PEM files, the key is not encrypted and is the "
+            "certificate's own",
+        )

@@ -39,15 +39,21 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where the server listens: a host and a port, or (`path` set) a Unix socket. Port 0 takes any free one."""
+    """Where the server listens: a host and a port, a Unix socket (`path`), or sockets that systemd passes (`systemd`).
+
+    Port 0 takes any free one. `systemd` is the `FileDescriptorName` of the sockets, or empty for all that are passed.
+    `scheme` is what was written before host and port; without one it is TLS where `server.tls` is set.
+    """
 
     host: str = ""
     port: int = 0
     path: str | None = None
+    scheme: Literal["http", "https"] | None = None
+    systemd: str | None = None
 
     @property
     def local(self) -> bool:
-        """Say whether only this machine can reach it."""
+        """Say whether only this machine can reach it; of what systemd passes, nobody knows before the start."""
         if self.path is not None or self.host == "localhost":
             return True
         try:
@@ -58,7 +64,10 @@ class Listen:
     def __str__(self) -> str:
         if self.path is not None:
             return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        if self.systemd is not None:
+            return f"systemd:{self.systemd}" if self.systemd else "systemd"
+        address = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"{self.scheme}://{address}" if self.scheme else address
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +80,29 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """How the server meets its clients. `shutdown_timeout` is in seconds."""
+    """How the server meets its clients. `shutdown_timeout` is in seconds.
+
+    Networks are in CIDR notation (`10.0.0.0/8`, `fd00::/8`, single addresses with /32 or /128), IPv4 never mapped into
+    IPv6; `unix` stands for everybody who comes through a Unix socket.
+    """
 
     listen: tuple[Listen, ...]
     tls: Tls | None
     public_url: str | None  # without a slash at its end
-    trusted_proxies: tuple[str, ...]
+    trusted_proxies: tuple[str, ...]  # networks whose X-Forwarded-For is believed
     workers: int
     offline: bool
     fallback: bool
     shutdown_timeout: float
+    allow_clients: tuple[str, ...] = ()  # networks that may ask; empty: everybody
+    deny_clients: tuple[str, ...] = ()  # networks that may not, whatever `allow_clients` says
+    max_connections: int = 4096
+    max_connections_per_client: int | None = None
+    max_requests_per_client: int | None = None  # at once
+
+    def encrypts(self, listen: Listen) -> bool:
+        """Say whether TLS is spoken on a TCP address of `listen`; Unix sockets are always plain."""
+        return self.tls is not None and listen.path is None and listen.scheme != "http"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +123,14 @@ class UpstreamConfig:
     endpoints: tuple[str, ...] = ()
     username: str | None = None
     password: Secret | None = None
+    password_file: Path | None = None  # where `password` was read, and is read again when the file changes
+    exec: tuple[str, ...] = field(default=(), repr=False)  # a program that prints credentials; arguments may be secret
     read_ahead: bool = True
     realms: tuple[str, ...] = ()  # hosts of token services that may see the password, besides the registry's own domain
     ca_file: Path | None = None
+    client_cert_file: Path | None = None  # PEM files that are known to load and to belong together
+    client_key_file: Path | None = None
+    proxies: Proxies | None = None  # its own, in place of the environment's
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +146,21 @@ class FreshnessRule:
 
 @dataclass(frozen=True, slots=True)
 class LogConfig:
-    """What is logged, and how."""
+    """What is logged, and how. `access_file` gets a JSON line for each request of content, in place of the log."""
 
     level: Literal["debug", "info", "warning", "error"]
     format: Literal["auto", "console", "json"]
+    access_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """HTTP proxies from the environment. The URLs may hold a password, so no representation shows them."""
+    """HTTP proxies. The URLs may hold a password, so no representation shows them."""
 
     http: str | None = field(default=None, repr=False)
     https: str | None = field(default=None, repr=False)
     no_proxy: str = ""  # as it stands; `upstream.no_proxy` reads it
+    everywhere: bool = False  # this machine and what `no_proxy` names are asked through the proxy too
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,4 +175,7 @@ class Config:
     freshness: tuple[FreshnessRule, ...]
     log: LogConfig
     proxies: Proxies
+    credentials_files: tuple[Path, ...] = ()  # of Docker, Podman or Kubernetes; the first that has something counts
+    named_in_files: frozenset[str] = frozenset()  # upstreams that those have credentials for
+    refused: frozenset[str] = frozenset()  # upstreams that not even the wildcard admits: `NAME: false`
     source: str = field(default="defaults", compare=False)  # the file it was read from, as it was named

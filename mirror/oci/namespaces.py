@@ -12,6 +12,7 @@ DOCKER_HUB = "docker.io"
 
 _ALIASES = {"index.docker.io": DOCKER_HUB, "registry-1.docker.io": DOCKER_HUB, "registry.hub.docker.com": DOCKER_HUB}
 _WITH_DEFAULT_PORT = re.compile(r"([^:]*|\[[^\]]*\]):(?:443|80)")
+_PORT_IN_PATH = re.compile(r"(.+)_([0-9]{1,5})")
 _LABEL = r"[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?"
 _HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::[0-9]{{1,5}})?")
 _MAX_HOST = 253 + len(":65535")  # RFC 1035 §2.3.4, as text, and a port
@@ -58,11 +59,15 @@ def check_host(namespace: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Namespaces:
-    """The upstreams that the mirror answers for. `known` and `default` are canonical; `wildcard` admits others too."""
+    """The upstreams that the mirror answers for. Names are canonical.
+
+    `wildcard` admits others than the `known` ones too, but not those `refused`.
+    """
 
     known: frozenset[str]
     default: str
     wildcard: bool = False
+    refused: frozenset[str] = frozenset()
 
     def resolve(self, route_host: str | None, name: str, ns: str | None) -> Repository:
         """Return the repository that a request means.
@@ -82,14 +87,28 @@ class Namespaces:
         if route_host is not None:
             return self._admit(canonical(route_host), name)
         first, _, rest = name.partition("/")
-        if rest and (looks_like_host(first) or canonical(first) in self.known):
-            return self._admit(canonical(first), rest)
+        if rest and (host := self._host(first)):
+            return self._admit(host, rest)
         return self._admit(self.default, name)
+
+    def _host(self, component: str) -> str | None:
+        """Return the namespace that the first component of a name stands for, or None if it is part of the name.
+
+        `HOST_PORT` stands for an upstream HOST:PORT: Podman and CRI-O cannot write a colon into a mirror's path.
+        """
+        host = canonical(component)
+        if host in self.known:
+            return host
+        if (spelled := _PORT_IN_PATH.fullmatch(host)) and (with_port := f"{spelled[1]}:{spelled[2]}") in self.known:
+            return with_port
+        return host if looks_like_host(component) else None
 
     def _admit(self, namespace: str, name: str) -> Repository:
         repository = repository_of(namespace, name)
-        if namespace in self.known or (self.wildcard and looks_like_host(namespace)):
+        if namespace in self.known or (self.wildcard and looks_like_host(namespace) and namespace not in self.refused):
             return repository
+        if namespace in self.refused:
+            raise NameUnknown(f'{namespace} is not mirrored here: the configuration says "{namespace}: false"')
         raise NameUnknown(
             f"{namespace} is not mirrored here, but {', '.join(sorted(self.known)) or 'no upstream'}. "
             f'To mirror it, add "{namespace}: {{}}" under "upstreams:"; a "*" there admits every public registry'

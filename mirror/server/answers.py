@@ -14,6 +14,7 @@ from enum import Enum
 
 from mirror.errors import (
     BlobUnknown,
+    ClientLimited,
     LoopDetected,
     ManifestUnknown,
     MirrorError,
@@ -25,6 +26,7 @@ from mirror.errors import (
     UpstreamError,
     UpstreamNotFound,
 )
+from mirror.log import scrub_text
 
 _RETRY_AFTER = 5  # seconds, where nobody has said anything else
 _LONGEST_RETRY_AFTER = 3600
@@ -60,8 +62,9 @@ class ErrorAnswer:
     headers: dict[str, str] = field(default_factory=dict)
 
     def body(self) -> bytes:
-        """Return the JSON that the distribution specification gives errors."""
-        return json.dumps({"errors": [{"code": self.code, "message": self.message, "detail": None}]}).encode()
+        """Return the JSON that the distribution specification gives errors. What looks like a secret is hidden."""
+        message = scrub_text(self.message)
+        return json.dumps({"errors": [{"code": self.code, "message": message, "detail": None}]}).encode()
 
 
 def answer(error: MirrorError, kind: Kind, *, fallback: bool) -> ErrorAnswer:
@@ -78,14 +81,18 @@ def answer(error: MirrorError, kind: Kind, *, fallback: bool) -> ErrorAnswer:
     if isinstance(error, UpstreamDenied) and kind not in (Kind.SIGNATURE, Kind.REFERRERS):
         # Never 401: Docker would hand over its user's password. Hub says 401 for what does not exist, too.
         return ErrorAnswer(404, _UNKNOWN.get(kind, ManifestUnknown.code), str(error), headers)
-    if kind is Kind.BLOB and fallback:
+    limited = kind is Kind.BLOB and isinstance(error, ClientLimited)
+    if kind is Kind.BLOB and fallback and not limited:
         # Docker retries a 5xx for 50 s, and goes on to the next registry at once after this.
         return ErrorAnswer(404, BlobUnknown.code, str(error), headers)
     if isinstance(error, LoopDetected):
         return ErrorAnswer(error.status, error.code, str(error), headers)
-    # Everyone moves on after a 503. Never 429: containerd repeats it at once, five times an object.
+    # Everyone moves on after a 503. Never 429 for upstream's: containerd repeats it at once, five times an object. But
+    # a client over its own limit gets one for a blob: a 5xx would stall Docker for 50 s, a 404 ends Podman's pull.
+    # Docker then goes on at once, Podman waits and asks again, and containerd's haste is slowed by the queue that each
+    # of its requests stands in.
     headers["Retry-After"] = str(_retry_after(error))
-    return ErrorAnswer(503, error.code, str(error), headers)
+    return ErrorAnswer(429 if limited else 503, error.code, str(error), headers)
 
 
 def _retry_after(error: MirrorError) -> int:

@@ -42,7 +42,8 @@ class Asked:
         kind = _KINDS.get(route.kind, Kind.OTHER)
         if kind is Kind.MANIFEST and _SIGNATURE_TAG.fullmatch(route.reference):
             kind = Kind.SIGNATURE
-        ns = request.query.get("ns") or request.headers.get("OCI-Namespace")
+        named = request.query.get("ns") if "?" in request.raw_path else None  # parsing nothing costs, too
+        ns = named or request.headers.get("OCI-Namespace")
         given = request.headers.get("X-Request-Id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         return cls(route, kind, ns, request_id)

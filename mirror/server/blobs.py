@@ -51,21 +51,33 @@ class BlobResponse:
     """The answer to one GET of a blob: nothing is sent until there is a byte, so trouble before it has a status."""
 
     def __init__(
-        self, request: web.BaseRequest, cache: Cache, threads: DiskThreads, repository: Repository, digest: Digest
+        self,
+        request: web.BaseRequest,
+        cache: Cache,
+        threads: DiskThreads,
+        repository: Repository,
+        digest: Digest,
+        *,
+        label: str,
     ) -> None:
+        """`label` is what metrics call the upstream."""
         self._request = request
         self._cache = cache
         self._threads = threads
         self._repository = repository
         self._digest = digest
+        self._label = label
         self._ranged = request.headers.get("Range") if conditional.range_holds(request.headers, digest) else None
         self.sent = 0  # bytes of content
         self.broken: str | None = None  # why the transfer was broken off
         self.begun: tuple[int, Outcome] | None = None  # status and outcome, once the header has gone out
+        self.first_byte: float | None = None  # when it did; the monotonic clock, seconds
 
-    async def respond(self, extra: dict[str, str]) -> tuple[web.StreamResponse, Outcome]:
-        """Send the blob, or what is asked of it, with `extra` headers. Raises `MirrorError` only before any header."""
-        began = time.monotonic()
+    async def respond(self, extra: dict[str, str], began: float) -> tuple[web.StreamResponse, Outcome]:
+        """Send the blob, or what is asked of it, with `extra` headers. Raises `MirrorError` only before any header.
+
+        `began` is when the request came, by the monotonic clock: the client's patience counts from then.
+        """
         opening = parse_open_range(self._ranged)
         found = await self._cache.blobs.get(self._repository, self._digest, first=opening[0] if opening else 0)
         headers = _headers(self._digest) | {"Cache-Status": found.outcome.header()} | extra
@@ -133,8 +145,8 @@ class BlobResponse:
         else:
             response.content_length = plan.length
         await response.prepare(self._request)
-        label = self._cache.label(self._repository.namespace)
-        sender = Sender(self._request, response, self._threads, label)
+        self.first_byte = time.monotonic()
+        sender = Sender(self._request, response, self._threads, self._label)
         try:
             for head, start, stop in plan.parts:
                 if head:

@@ -1,11 +1,11 @@
-"""Every request comes in here: it is parsed once, answered by one handler, and leaves one line in the log."""
+"""Every request comes in here: it is parsed once, answered by one handler, and entered in the ledger."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import structlog
 from aiohttp import hdrs, web
@@ -13,31 +13,40 @@ from aiohttp import hdrs, web
 from mirror import metrics
 from mirror.cache.outcome import LOCAL, NAME, Outcome
 from mirror.errors import (
+    ClientDenied,
     LoopDetected,
     MirrorError,
+    NameInvalid,
     NameUnknown,
     Unsupported,
     UpstreamAway,
     UpstreamError,
 )
+from mirror.log import scrub_text
 from mirror.oci.digest import Digest
 from mirror.oci.name import parse_reference
 from mirror.oci.path import RouteKind
 from mirror.server import answers, listings, manifests
 from mirror.server.asked import Asked
 from mirror.server.blobs import BlobResponse, respond_head
+from mirror.server.ledger import Ledger, Line
+from mirror.server.limits import RequestLimit
+from mirror.upstream import via
 
 if TYPE_CHECKING:
     from mirror.cache.cache import Cache
     from mirror.oci.name import Repository
-    from mirror.oci.namespaces import Namespaces
+    from mirror.server.access import AccessRecord
+    from mirror.server.connections import Connection, Connections
     from mirror.server.health import Health
+    from mirror.server.policy import Policy
     from mirror.store.io import DiskThreads
 
 log = structlog.get_logger(__name__)
 
 _API_VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
-_CLIENT_CLOSED = 499  # as nginx logs it; nobody is sent this
+_ECHOED = re.compile(r"[A-Za-z0-9.:_\[\]-]{1,300}")  # a namespace as it goes back to whoever named it
+_CHEAP = (answers.Kind.PING, answers.Kind.OTHER)  # they stand in no queue
 
 
 def _outcome(error: MirrorError) -> Outcome:
@@ -47,62 +56,83 @@ def _outcome(error: MirrorError) -> Outcome:
     return LOCAL
 
 
-@dataclass(slots=True)
-class _Line:
-    """What the log will say of a request."""
-
-    status: int = _CLIENT_CLOSED
-    outcome: Outcome = LOCAL
-    repository: Repository | None = None
-    sent: int = 0  # bytes of content
-    why: str | None = None
-
-
 class Front:
     """The handler of the server."""
 
     def __init__(
         self,
         cache: Cache,
-        namespaces: Namespaces,
+        policy: Policy,
         health: Health,
         threads: DiskThreads,
+        connections: Connections,
         *,
-        fallback: bool,
         instance: str,
+        access: AccessRecord | None = None,
     ) -> None:
-        """`fallback`: clients have another registry to go to. `instance` names this mirror in `Via`."""
+        """`instance` names this mirror in `Via`."""
         self._cache = cache
-        self._namespaces = namespaces
+        self._policy = policy
         self._health = health
         self._threads = threads
-        self._fallback = fallback
+        self._connections = connections
         self._instance = instance
+        self._limit = RequestLimit(policy.max_requests_per_client)
+        self._ledger = Ledger(access)
+
+    @property
+    def access(self) -> AccessRecord | None:
+        """The access record that is written."""
+        return self._ledger.access
+
+    def reconfigure(self, policy: Policy, access: AccessRecord | None) -> None:
+        """Answer by another policy, and write another access record, from the next request on.
+
+        The same access record is opened anew, as those want who move its file away; the one before is ended.
+        """
+        self._policy = policy
+        self._connections.reconfigure(policy)
+        self._limit.reconfigure(policy.max_requests_per_client)
+        before, self._ledger.access = self._ledger.access, access
+        if before is not None and before is access:
+            before.reopen()
+        elif before is not None:
+            before.end()
+
+    async def close(self) -> None:
+        """Write what is left of the access record."""
+        if self._ledger.access is not None:
+            await asyncio.to_thread(self._ledger.access.close)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
-        own = self._health.respond(request)
+        policy = self._policy
+        client = policy.clients.of(cast("Connection", request.protocol).peer, request.headers)
+        refusal = policy.clients.refusal(client)
+        own = self._health.respond(request, stranger=refusal is not None)
         if own is not None:
             return own
-        began = time.perf_counter()
+        line = Line(client, time.monotonic())
         asked = Asked.of(request)
         structlog.contextvars.bind_contextvars(request_id=asked.request_id)
-        line = _Line()
         with self._health.busy():
             try:
-                return await self._answer(request, asked, line)
+                return await self._answer(request, asked, line, refusal)
             except asyncio.CancelledError:
                 line.why = "the mirror is stopping" if self._health.draining else "the client left"
                 raise
             finally:
-                self._log(request, asked, line, time.perf_counter() - began)
+                namespace = line.repository.namespace if line.repository else None
+                self._ledger.enter(request, asked, line, policy.label(namespace))
                 structlog.contextvars.unbind_contextvars("request_id", "upstream")
 
-    async def _answer(self, request: web.BaseRequest, asked: Asked, line: _Line) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.BaseRequest, asked: Asked, line: Line, refusal: str | None
+    ) -> web.StreamResponse:
         try:
-            response, line.outcome = await self._dispatch(request, asked, line)
+            response, line.outcome = await self._admit(request, asked, line, refusal)
         except MirrorError as error:
-            response = self._render(answers.answer(error, asked.kind, fallback=self._fallback))
+            response = self._render(answers.answer(error, asked.kind, fallback=self._policy.fallback))
             line.outcome = _outcome(error)
             line.why = str(error)
         except Exception as error:
@@ -111,6 +141,7 @@ class Front:
             response = self._render(answers.ErrorAnswer(500, "UNKNOWN", text, {"Cache-Control": "no-store"}))
             line.why = text
         line.status = response.status
+        line.digest = response.headers.get("Docker-Content-Digest")
         if not response.prepared:
             if isinstance(response, web.Response) and isinstance(response.body, bytes) and request.method == "GET":
                 line.sent = len(response.body)
@@ -118,11 +149,26 @@ class Front:
             response.headers.setdefault("Cache-Status", line.outcome.header())
         return response
 
+    async def _admit(
+        self, request: web.BaseRequest, asked: Asked, line: Line, refusal: str | None
+    ) -> tuple[web.StreamResponse, Outcome]:
+        if refusal is not None:
+            metrics.REFUSED.labels("denied").inc()
+            raise ClientDenied(refusal)
+        if asked.kind in _CHEAP:
+            return await self._dispatch(request, asked, line)
+        if not self._limit.try_enter(line.client):
+            await self._limit.enter(line.client)
+        try:
+            return await self._dispatch(request, asked, line)
+        finally:
+            self._limit.leave(line.client)
+
     def _headers(self, asked: Asked) -> dict[str, str]:
         headers = {**_API_VERSION, "X-Request-Id": asked.request_id}
-        if asked.ns is not None and asked.ns.isascii() and asked.ns.isprintable():
+        if asked.ns is not None and _ECHOED.fullmatch(asked.ns):
             headers["OCI-Namespace"] = asked.ns
-        if self._health.draining:
+        if self._health.draining or self._connections.crowded:
             headers["Connection"] = "close"
         return headers
 
@@ -131,11 +177,9 @@ class Front:
         headers = {"Content-Type": "application/json", **error.headers}
         return web.Response(status=error.status, body=error.body(), headers=headers)
 
-    async def _dispatch(
-        self, request: web.BaseRequest, asked: Asked, line: _Line
-    ) -> tuple[web.StreamResponse, Outcome]:
+    async def _dispatch(self, request: web.BaseRequest, asked: Asked, line: Line) -> tuple[web.StreamResponse, Outcome]:
         route = asked.route
-        if any(self._instance in via for via in request.headers.getall(hdrs.VIA, ())):
+        if via.circles(self._instance, request.headers.getall(hdrs.VIA, ())):
             raise LoopDetected(f"this request came from this very mirror ({NAME}): an upstream's url leads back to it")
         if request.method not in (hdrs.METH_GET, hdrs.METH_HEAD) or route.kind is RouteKind.UPLOAD:
             raise Unsupported("this is a mirror: it answers GET and HEAD; push to the registry itself")
@@ -146,10 +190,11 @@ class Front:
             case RouteKind.CATALOG:
                 return listings.respond_catalog(request, self._cache)
             case RouteKind.OTHER:
-                raise NameUnknown(
-                    f"{request.raw_path[:160]!r} is not a path of the registry API; those begin with /v2/"
-                )
-        repository = line.repository = self._namespaces.resolve(route.host, route.name, asked.ns)
+                path = scrub_text(request.raw_path.partition("?")[0][:160])  # what follows may be a secret
+                raise NameUnknown(f"{path!r} is not a path of the registry API; those begin with /v2/")
+        if asked.ns is not None and "@" in asked.ns:  # and it is not repeated: there may be a password before the @
+            raise NameInvalid("the namespace of this request holds more than a registry; one looks like quay.io")
+        repository = line.repository = self._policy.namespaces.resolve(route.host, route.name, asked.ns)
         structlog.contextvars.bind_contextvars(upstream=repository.namespace)
         if route.kind is RouteKind.MANIFEST:
             return await manifests.respond(request, self._cache, repository, parse_reference(route.reference))
@@ -161,33 +206,16 @@ class Front:
         return await self._blob(request, asked, repository, digest, line)
 
     async def _blob(
-        self, request: web.BaseRequest, asked: Asked, repository: Repository, digest: Digest, line: _Line
+        self, request: web.BaseRequest, asked: Asked, repository: Repository, digest: Digest, line: Line
     ) -> tuple[web.StreamResponse, Outcome]:
         if request.method == hdrs.METH_HEAD:
             return await respond_head(request, self._cache, repository, digest)
-        blob = BlobResponse(request, self._cache, self._threads, repository, digest)
+        label = self._policy.label(repository.namespace)
+        blob = BlobResponse(request, self._cache, self._threads, repository, digest, label=label)
         try:
-            return await blob.respond(self._headers(asked))
+            return await blob.respond(self._headers(asked), line.began)
         finally:
-            line.sent, line.why = blob.sent, blob.broken
+            line.sent, line.why, line.first_byte = blob.sent, blob.broken, blob.first_byte
             if blob.begun is not None:  # even where the client leaves, as containerd does by design
                 line.status, line.outcome = blob.begun
-
-    def _log(self, request: web.BaseRequest, asked: Asked, line: _Line, seconds: float) -> None:
-        kind = asked.kind.value
-        metrics.REQUESTS.labels(kind, line.outcome.label, str(line.status)).inc()
-        metrics.REQUEST_SECONDS.labels(kind).observe(seconds)
-        write = log.debug if asked.kind is answers.Kind.PING else log.info
-        write(
-            "request",
-            method=request.method,
-            kind=kind,
-            image=str(line.repository) if line.repository else None,
-            reference=asked.route.reference[:160] or None,
-            status=line.status,
-            cache=line.outcome.label,
-            bytes=line.sent,
-            ms=round(seconds * 1000, 1),
-            client=request.remote,
-            **({"why": line.why} if line.why else {}),
-        )
+                line.digest = str(digest)

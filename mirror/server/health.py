@@ -61,11 +61,17 @@ class Health:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), patience)
 
-    def respond(self, request: web.BaseRequest) -> web.Response | None:
-        """Answer one of the paths above; None for every other."""
+    def respond(self, request: web.BaseRequest, *, stranger: bool) -> web.Response | None:
+        """Answer one of the paths above; None for every other.
+
+        A `stranger`, whom the configuration keeps out, may ask for the health, as an orchestrator does from wherever it
+        is, but not for the metrics.
+        """
         if request.raw_path not in _PATHS or request.method not in ("GET", "HEAD"):
             return None
         if request.raw_path == "/metrics":
+            if stranger:
+                return None
             return web.Response(body=generate_latest(), headers={**_HEADERS, "Content-Type": CONTENT_TYPE_LATEST})
         headers = {**_HEADERS, "Content-Type": "text/plain"}
         if request.raw_path == "/readyz" and not self._ready:

@@ -1,85 +1,208 @@
-"""Sockets that the server listens on: TCP and Unix, plain and TLS."""
+"""Where clients come in: listeners, plain and TLS, and how they are exchanged while transfers run on."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
+import contextlib
 import socket
-import ssl
-import stat
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
-from mirror.errors import ConfigError
+from mirror.server import sockets
 
 if TYPE_CHECKING:
-    from mirror.config.values import Listen, Tls
+    import ssl
+    from collections.abc import Callable, Iterable, Sequence
 
-_BACKLOG = 1024
+    from mirror.config import Listen, ServerConfig
+    from mirror.server.connections import Connection
+    from mirror.server.systemd import PassedSocket
 
+HANDSHAKE_WITHIN = 20.0  # seconds; a client that dawdles holds a place
+_GOODBYE_WITHIN = 5.0  # seconds that a client gets to answer the end of TLS
 
-async def listen_on(runner: web.ServerRunner, listen: Listen, tls: Tls | None) -> str:
-    """Listen, and return the address as a URL, or `unix:PATH`. Raise `ConfigError` where that cannot be."""
-    context = _context(tls) if tls else None
-    site: web.BaseSite
-    if listen.path is not None:
-        _clear(listen)
-        site = web.UnixSite(runner, listen.path, ssl_context=context, backlog=_BACKLOG)
-    else:
-        site = web.TCPSite(runner, listen.host, listen.port, ssl_context=context, backlog=_BACKLOG)
-    try:
-        await site.start()
-    except OSError as error:
-        raise ConfigError([f"server.listen: {listen} cannot be used: {_reason(error)}"]) from error
-    return _address(listen, site, "https" if tls else "http")
+_Key = tuple["Listen", int]  # an address without its scheme, and how often it stood before: port 0 may stand often
 
 
-def _clear(listen: Listen) -> None:
-    """Take away the socket that a mirror left when it was killed; never a file, never one that somebody listens on."""
-    path = Path(listen.path or "")
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise ConfigError([f"server.listen: {path} is there and is no socket; name another path"])
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(str(path))
-    except FileNotFoundError:
-        return
-    except ConnectionRefusedError:
-        path.unlink(missing_ok=True)  # nobody listens on it
-        return
-    except OSError as error:
-        raise ConfigError([f"server.listen: {listen} cannot be used: {_reason(error)}"]) from error
-    raise ConfigError([f"server.listen: {listen} is in use; is another mirror running there?"])
+@dataclass(slots=True)
+class Listener:
+    """One entry of `server.listen`, bound. Connections are taken through copies of its sockets."""
+
+    listen: Listen
+    sockets: list[socket.socket]
+    inode: tuple[int, int] | None  # of a Unix socket that this process has made
+    encrypts: bool = False
+    servers: list[asyncio.Server] = field(default_factory=list)
+
+    @property
+    def urls(self) -> list[str]:
+        """Where clients reach it: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`."""
+        if self.listen.systemd is None:
+            return [self._url(self.sockets[0], self.listen.host)]
+        return [self._url(sock, None) for sock in self.sockets]
+
+    def covers(self, local: object, *, encrypted: bool) -> bool:
+        """Say whether a connection whose own address is `local` is one that would come in here now."""
+        for sock in self.sockets:
+            name = sock.getsockname()
+            if sock.family == socket.AF_UNIX:
+                if name == local:
+                    return True
+            elif isinstance(local, tuple) and name[1] == local[1] and name[0] in (local[0], _everything(local[0])):
+                return encrypted is self.encrypts
+        return False
+
+    async def open(
+        self, factory: Callable[[], asyncio.Protocol], context: ssl.SSLContext | None
+    ) -> list[asyncio.Server]:
+        """Return servers that take no connections yet; they will, in TLS if there is a context. Raises `OSError`."""
+        loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as undo:
+            servers = []
+            for sock in self.sockets:
+                secret = context is not None and sock.family != socket.AF_UNIX
+                copy = sock.dup()
+                undo.callback(copy.close)
+                server = await loop.create_server(
+                    factory,
+                    sock=copy,
+                    ssl=context if secret else None,
+                    backlog=sockets.BACKLOG,
+                    ssl_handshake_timeout=HANDSHAKE_WITHIN if secret else None,
+                    ssl_shutdown_timeout=_GOODBYE_WITHIN if secret else None,
+                    start_serving=False,
+                )
+                servers.append(server)
+            undo.pop_all()
+        return servers
+
+    async def accept(self, servers: list[asyncio.Server], *, encrypts: bool) -> None:
+        """Take connections through `servers`, and no more through those before."""
+        before, self.servers, self.encrypts = self.servers, servers, encrypts
+        for server in servers:
+            await server.start_serving()
+        for server in before:
+            server.close()
+
+    def stop(self) -> None:
+        """Take no more connections; those that are open stay."""
+        for server in self.servers:
+            server.close()
+        self.servers.clear()
+        for sock in self.sockets:
+            if self.inode is not None and sockets.inode(sock) == self.inode:
+                Path(sock.getsockname()).unlink()
+            sock.close()
+
+    def _url(self, sock: socket.socket, named: str | None) -> str:
+        name = sock.getsockname()
+        if sock.family == socket.AF_UNIX:
+            return f"unix:{name}"
+        host = named or name[0]
+        scheme = "https" if self.encrypts else "http"
+        return f"{scheme}://[{host}]:{name[1]}" if ":" in host else f"{scheme}://{host}:{name[1]}"
 
 
-def _reason(error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return "the address is in use; is another mirror running there?"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return "this machine does not have that address; 0.0.0.0 means all that it has"
-    if isinstance(error, socket.gaierror):
-        return "its name does not resolve; write an address, such as 127.0.0.1 or 0.0.0.0"
-    if error.errno == errno.EACCES:
-        return "not allowed; ports below 1024 need CAP_NET_BIND_SERVICE, a socket needs a directory to write in"
-    if error.errno == errno.ENOENT:
-        return "its directory does not exist; make it, or name another path"
-    return f"{error.strerror or error}"
+@dataclass(slots=True)
+class Change:
+    """What `Listeners.prepare` found out: all that will be listened on, and what of it is new."""
+
+    wanted: dict[_Key, Listener] = field(default_factory=dict)
+    new: list[Listener] = field(default_factory=list)
+    servers: list[tuple[Listener, list[asyncio.Server], bool]] = field(default_factory=list)  # and whether they encrypt
+
+    def undo(self) -> None:
+        """Give up what was bound for it."""
+        for _, servers, _ in self.servers:
+            for server in servers:
+                server.close()
+        for listener in self.new:
+            listener.stop()
 
 
-def _address(listen: Listen, site: web.BaseSite, scheme: str) -> str:
-    if listen.path is not None:
-        return f"unix:{listen.path}"
-    server = site._server  # noqa: SLF001  # aiohttp has no public way to the port that was taken for port 0
-    port = listen.port
-    if isinstance(server, asyncio.Server) and server.sockets:
-        port = server.sockets[0].getsockname()[1]
-    host = f"[{listen.host}]" if ":" in listen.host else listen.host
-    return f"{scheme}://{host}:{port}"
+class Listeners:
+    """All that is listened on."""
+
+    def __init__(self, factory: Callable[[], asyncio.Protocol], passed: Sequence[PassedSocket] = ()) -> None:
+        """`factory` makes the protocol of each connection; `passed` are systemd's sockets."""
+        self._factory = factory
+        self._passed = passed
+        self._listeners: dict[_Key, Listener] = {}
+
+    @property
+    def urls(self) -> list[str]:
+        """Where clients reach the mirror, in the order of the configuration."""
+        return [url for listener in self._listeners.values() for url in listener.urls]
+
+    async def prepare(self, config: ServerConfig, context: ssl.SSLContext | None) -> Change:
+        """Bind what is not bound yet, and change nothing. Raise `ConfigError` or `OSError` where that cannot be.
+
+        `context` is for those that encrypt.
+        """
+        change = Change()
+        keys = _keys(config.listen)
+        leaving = [sock for key, one in self._listeners.items() if key not in keys for sock in one.sockets]
+        try:
+            for key, listen in keys.items():
+                here = self._listeners.get(key)
+                if here is None or (here.inode is not None and sockets.inode(here.sockets[0]) != here.inode):
+                    found = await sockets.bound(listen, self._passed, leaving)
+                    inode = sockets.inode(found[0]) if listen.path is not None else None
+                    here = Listener(listen, found, inode)
+                    change.new.append(here)
+                change.wanted[key] = here
+                encrypts = config.encrypts(listen)
+                if not here.servers or encrypts is not here.encrypts:
+                    servers = await here.open(self._factory, context if encrypts else None)
+                    change.servers.append((here, servers, encrypts))
+        except BaseException:
+            change.undo()
+            raise
+        return change
+
+    async def commit(self, change: Change) -> None:
+        """Take connections at what was prepared, and nowhere else."""
+        before, self._listeners = self._listeners, change.wanted
+        for listener, servers, encrypts in change.servers:
+            await listener.accept(servers, encrypts=encrypts)
+        for listener in before.values():
+            if listener not in change.wanted.values():
+                listener.stop()
+
+    def dismiss(self, connections: Iterable[Connection]) -> None:
+        """End the connections to what is no longer listened on: idle ones now, others after what they are at."""
+        for connection in connections:
+            transport = connection.transport
+            if transport is None:
+                continue
+            local = transport.get_extra_info("sockname")
+            encrypted = transport.get_extra_info("sslcontext") is not None
+            if not any(listener.covers(local, encrypted=encrypted) for listener in self._listeners.values()):
+                connection.dismiss()
+
+    def unnamed(self) -> list[str]:
+        """Return the names of systemd's sockets that no listener takes: nobody accepts there."""
+        named = [listener.listen.systemd for listener in self._listeners.values()]
+        return sorted({one.name for one in self._passed if "" not in named and one.name not in named})
+
+    def stop(self) -> None:
+        """Take no more connections anywhere."""
+        for listener in self._listeners.values():
+            listener.stop()
+        self._listeners.clear()
 
 
-def _context(tls: Tls) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(tls.cert_file, tls.key_file)
-    return context
+def _everything(host: str) -> str:
+    return "::" if ":" in host else "0.0.0.0"  # noqa: S104  # a comparison
+
+
+def _keys(listens: Iterable[Listen]) -> dict[_Key, Listen]:
+    seen: Counter[Listen] = Counter()
+    keys: dict[_Key, Listen] = {}
+    for listen in listens:
+        plain = replace(listen, scheme=None)
+        keys[plain, seen[plain]] = listen
+        seen[plain] += 1
+    return keys

@@ -1,87 +1,72 @@
-"""The life of a serving process: open, listen, announce, serve, drain, close."""
+"""A mirror that listens: everything opened and wired, exchanged when the configuration is, drained and closed."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
 import secrets
-import signal
-import sys
 import time
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import fields
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
 import structlog
-from aiohttp import web
 
+from mirror import metrics
 from mirror.cache.cache import Cache
-from mirror.oci.namespaces import Namespaces
+from mirror.server.access import access_record
+from mirror.server.certificate import Certificates, load
+from mirror.server.connections import Connections, HttpServer
 from mirror.server.front import Front
 from mirror.server.health import Health
-from mirror.server.listening import listen_on
-from mirror.store import heap
+from mirror.server.listening import Listeners
+from mirror.server.loop_lag import LoopLag
+from mirror.server.policy import Policy
 from mirror.store.store import Store
 from mirror.upstream.registries import Registries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine, Sequence
+    from typing import Any
 
     from mirror.config import Config
+    from mirror.server.connections import Connection
+    from mirror.server.systemd import PassedSocket
     from mirror.upstream.protocol import Upstreams
 
 log = structlog.get_logger(__name__)
 
 _LINE = 64 * 1024  # bytes of a request line or header: tokens in `Authorization` grow long
-_SWITCH = 0.0005  # seconds; disk threads must not wait 5 ms for the interpreter, nor the loop for them
+_NOT_OF_UPSTREAMS = ("server", "storage", "default_upstream", "freshness", "log")  # keys that they do not go by
 _LAST = 1.0  # seconds that a connection gets to end once everything else has
-
-
-class Announce(Protocol):
-    """Tells a person, or the log, that the mirror serves."""
-
-    def __call__(self, *, room_bytes: int, used_bytes: int, bound: list[str]) -> None:
-        """Hear how many bytes are left and taken in the store, and which addresses are listened on."""
-        ...
-
-
-def serve(config: Config, *, announce: Announce) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit code. Raises `ConfigError` and `StoreError` before it serves."""
-    sys.setswitchinterval(_SWITCH)
-    heap.keep()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each client and each fill holds some
-    return asyncio.run(_serve(config, announce))
-
-
-async def _serve(config: Config, announce: Announce) -> int:
-    stop, at_once = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def told() -> None:
-        (at_once if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told)
-    async with contextlib.AsyncExitStack() as stack:
-        server = await Server.start(config, stack)
-        announce(room_bytes=server.store.room.left(), used_bytes=server.store.room.used, bound=server.bound)
-        await stop.wait()
-        log.info("stopping; a second signal ends it at once", patience=config.server.shutdown_timeout)
-        await server.drain(at_once)
-    log.info("stopped")
-    return 0
 
 
 class Server:
     """A mirror that listens."""
 
-    def __init__(self, config: Config, store: Store, cache: Cache, health: Health, runner: web.ServerRunner) -> None:
-        self._config = config
-        self._health = health
-        self._runner = runner
+    def __init__(
+        self,
+        config: Config,
+        *,
+        store: Store,
+        cache: Cache,
+        health: Health,
+        front: Front,
+        http: HttpServer,
+        listeners: Listeners,
+        make_upstreams: Callable[[Config], Upstreams],
+    ) -> None:
+        """Wire what `start` has opened."""
+        self.config = config
         self.store = store
         self.cache = cache
-        self.bound: list[str] = []
+        self._health = health
+        self._front = front
+        self._http = http
+        self._listeners = listeners
+        self._certificates = Certificates()
+        self._make_upstreams = make_upstreams
+        self._changing = asyncio.Lock()
 
     @classmethod
     async def start(
@@ -91,46 +76,100 @@ class Server:
         *,
         upstreams: Upstreams | None = None,
         clock: Callable[[], float] = time.time,
+        passed: Sequence[PassedSocket] = (),
+        opened: Callable[[Server], None] | None = None,
     ) -> Server:
         """Open the store and listen; what was opened is closed with `stack`.
 
         `upstreams` stands in for the real ones, `clock` (seconds since the epoch) for the time by which tags grow old.
+        `passed` are sockets of systemd. `opened` is called when requests are taken, which is before what a large store
+        holds has been counted.
         """
         instance = secrets.token_hex(8)
+        make_upstreams = partial(Registries, instance=instance, request_id=_request_id)
         store = Store.open(config.storage)
         stack.callback(store.close)
-        registries = upstreams or Registries(config, instance=instance, request_id=_request_id)
-        stack.push_async_callback(registries.close)
-        cache = Cache(config, store, registries, clock=clock)
+        cache = Cache(config, store, upstreams or make_upstreams(config), clock=clock)
         stack.push_async_callback(cache.close)
         health = Health()
-        namespaces = Namespaces(frozenset(config.upstreams), config.default_upstream, config.wildcard)
-        front = Front(cache, namespaces, health, store.threads, fallback=config.server.fallback, instance=instance)
-        web_server = web.Server(
+        policy = Policy.of(config)
+        connections = Connections(policy)
+        access = access_record(config.log.access_file)
+        front = Front(cache, policy, health, store.threads, connections, instance=instance, access=access)
+        stack.push_async_callback(front.close)
+        stack.callback(LoopLag().close)
+        http = HttpServer(
             front,
-            handler_cancellation=True,
-            access_log=None,
+            connections,
             max_line_size=_LINE,
             max_field_size=_LINE,
             keepalive_timeout=75,
         )
-        runner = web.ServerRunner(web_server, handle_signals=False, shutdown_timeout=_LAST)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        server = cls(config, store, cache, health, runner)
-        for listen in config.server.listen:
-            server.bound.append(await listen_on(runner, listen, config.server.tls))
+        listeners = Listeners(http, passed)
+        server = cls(
+            config,
+            store=store,
+            cache=cache,
+            health=health,
+            front=front,
+            http=http,
+            listeners=listeners,
+            make_upstreams=make_upstreams,
+        )
+        stack.push_async_callback(server._close)
+        await server._listen()
+        watching = asyncio.create_task(server._certificates.watch(), name="certificate")
+        stack.push_async_callback(_end, watching)
         health.open()
+        metrics.RELOADED_AT.set_to_current_time()
+        if opened is not None:
+            opened(server)
         await store.count()
         cache.fills.counted.set()
         return server
 
+    @property
+    def bound(self) -> list[str]:
+        """Where clients reach it: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`."""
+        return self._listeners.urls
+
+    @property
+    def under_way(self) -> int:
+        """How many requests are being answered."""
+        return self._health.under_way
+
+    async def reconfigure(self, config: Config) -> None:
+        """Go by `config` from now on: all of it, or, where this raises `ConfigError` or `OSError`, nothing of it.
+
+        What can fail comes first and changes nothing. Requests and fills that are under way go on as they began.
+        """
+        async with self._changing, contextlib.AsyncExitStack() as undo:
+            pair = await asyncio.to_thread(load, config.server.tls) if config.server.tls else None
+            limits = await asyncio.to_thread(self.store.limits, config.storage)
+            upstreams = None
+            if _upstreams_differ(self.config, config):
+                upstreams = await asyncio.to_thread(self._make_upstreams, config)
+                undo.push_async_callback(upstreams.close)
+            access = await asyncio.to_thread(access_record, config.log.access_file, self._front.access)
+            if access is not None and access is not self._front.access:
+                undo.callback(access.end)
+            change = await self._listeners.prepare(config.server, self._certificates.context(pair) if pair else None)
+            undo.pop_all()
+            self.config = config
+            self._certificates.use(pair)
+            self._front.reconfigure(Policy.of(config), access)
+            self.store.room.resize(*limits)
+            self.cache.reconfigure(config, upstreams)
+            await _to_its_end(self._listeners.commit(change))
+            self._listeners.dismiss(cast("list[Connection]", self._http.connections))
+            metrics.RELOADED_AT.set_to_current_time()
+
     async def drain(self, at_once: asyncio.Event | None = None) -> None:
         """Stop taking connections, and let transfers end within the limit, or until `at_once` is set."""
         self._health.drain()
-        for site in list(self._runner.sites):
-            await site.stop()
-        waiting = [asyncio.create_task(self._health.idle(self._config.server.shutdown_timeout))]
+        async with self._changing:
+            self._listeners.stop()
+        waiting = [asyncio.create_task(self._health.idle(self.config.server.shutdown_timeout))]
         if at_once is not None:
             waiting.append(asyncio.create_task(_wait(at_once)))
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -140,9 +179,51 @@ class Server:
         if self._health.under_way:
             log.warning("transfers broken off", count=self._health.under_way)
 
+    async def _listen(self) -> None:
+        server = self.config.server
+        pair = await asyncio.to_thread(load, server.tls) if server.tls else None
+        self._certificates.use(pair)
+        context = self._certificates.context(pair) if pair else None
+        await self._listeners.commit(await self._listeners.prepare(server, context))
+        if unnamed := self._listeners.unnamed():
+            log.warning("systemd passes sockets that nobody listens on; write listen: systemd", names=unnamed)
+
+    async def _close(self) -> None:
+        self._listeners.stop()
+        await asyncio.sleep(0)  # what has come by now begins to be answered; then idle connections end
+        self._http.pre_shutdown()
+        await self._http.shutdown(_LAST)
+
+
+def _upstreams_differ(old: Config, new: Config) -> bool:
+    """Say whether upstreams are to be made anew: their connections, tokens and back-offs are lost then.
+
+    A `ca_file` may hold something else though its name is the same.
+    """
+    if old.server.offline != new.server.offline or any(one.ca_file for one in new.upstreams.values()):
+        return True
+    theirs = [field.name for field in fields(new) if field.compare and field.name not in _NOT_OF_UPSTREAMS]
+    return any(getattr(old, name) != getattr(new, name) for name in theirs)
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` to its end, also where this is cancelled meanwhile: what is half exchanged must not stay so."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
 
 async def _wait(event: asyncio.Event) -> None:
     await event.wait()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def _request_id() -> str | None:

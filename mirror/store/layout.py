@@ -42,7 +42,7 @@ class Layout:
         self.journal = root / "journal.v1"
         try:
             root.mkdir(parents=True, exist_ok=True)
-            _refuse_remote(root)
+            refuse_remote(root)
             _check_version(root / "VERSION")
             self.fills.mkdir(exist_ok=True)
             self._shelve()
@@ -109,7 +109,8 @@ def _check_version(path: Path) -> None:
         )
 
 
-def _refuse_remote(root: Path) -> None:
+def refuse_remote(root: Path) -> None:
+    """Raise `StoreUnusable` where `root` lies on a network file system."""
     kind = file_system(root)
     if kind in _REMOTE:
         raise StoreUnusable(

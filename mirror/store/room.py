@@ -32,6 +32,11 @@ class Room:
         self._content = 0  # blobs and fills, and what is reserved for them
         self._outstanding = 0  # reserved, and not yet on disk
 
+    def resize(self, max_size: int, min_free: int) -> None:
+        """Set other limits, see `__init__`; nothing that is here or under way goes for a smaller one."""
+        self._max_size, self._min_free = max_size, min_free
+        self.publish()
+
     async def count(self, threads: DiskThreads) -> None:
         """Add what lies on disk already: once, before the first fill.
 

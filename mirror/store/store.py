@@ -45,9 +45,12 @@ class Store:
     def open(cls, config: StorageConfig) -> Self:
         """Open the store, making it where there is none. Raise `StoreUnusable`."""
         layout = Layout(config.path)
-        disk = os.statvfs(layout.root)
-        total = disk.f_blocks * disk.f_frsize
-        return cls(layout, Room(layout, max_size=config.max_size.of(total), min_free=config.min_free.of(total)))
+        max_size, min_free = _limits(layout, config)
+        return cls(layout, Room(layout, max_size=max_size, min_free=min_free))
+
+    def limits(self, config: StorageConfig) -> tuple[int, int]:
+        """Return `max_size` and `min_free` of a configuration in bytes, for `room.resize`. May raise `OSError`."""
+        return _limits(self.layout, config)
 
     async def count(self) -> None:
         """Throw away what was left unfinished long ago, and count the rest: before anything is stored."""
@@ -69,6 +72,13 @@ class Store:
                     _abandon(path)
                 elif not path.with_suffix(".part").exists():  # a map goes with its `.part`, under that one's lock
                     path.unlink()
+
+
+def _limits(layout: Layout, config: StorageConfig) -> tuple[int, int]:
+    """Return `max_size` and `min_free` in bytes."""
+    disk = os.statvfs(layout.root)
+    total = disk.f_blocks * disk.f_frsize
+    return config.max_size.of(total), config.min_free.of(total)
 
 
 def _abandon(part: Path) -> None:

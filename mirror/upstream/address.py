@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import socket
@@ -10,15 +11,19 @@ from typing import Any
 # Addresses that carry an IPv4 address inside: what counts is the address that the packet ends at.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
+# What Python 3.11 takes for global: site-local addresses (RFC 3879) and those for documentation (RFC 9637).
+_NOT_PUBLIC = (ipaddress.IPv6Network("fec0::/10"), ipaddress.IPv6Network("3fff::/20"))
+
 # Names that mean this machine or this site wherever they are looked up (RFC 6761, RFC 6762, RFC 9476 and custom).
 _LOCAL_NAMES = ("localhost", "local", "internal", "home.arpa")
+_BELOW_LOCAL_NAMES = tuple(f".{name}" for name in _LOCAL_NAMES)
 
 
 class AddressRefused(OSError):
     """A connection to an address that is not public. The text is the same for each: asyncio joins texts that differ."""
 
     def __init__(self) -> None:
-        super().__init__(errno.EACCES, "it is a private address, which only an upstream configured by hand may have")
+        super().__init__(errno.EACCES, "it is a private address")
 
 
 def is_public(address: str) -> bool:
@@ -33,6 +38,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
         if inner is not None:
             ip = inner
+    if any(ip.version == network.version and ip in network for network in _NOT_PUBLIC):
+        return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
 
@@ -42,10 +49,15 @@ def is_private_host(host: str) -> bool:
     Other names are judged when they are dialled (`public_socket`): only then is it known where they lead.
     """
     name = host.lower().strip("[]").rstrip(".")
+    if name in _LOCAL_NAMES or name.endswith(_BELOW_LOCAL_NAMES):
+        return True
+    with contextlib.suppress(OSError, UnicodeError):  # an IPv6 address, or a name
+        # Every spelling that a resolver takes for an address: 127.1, 0177.0.0.1, 0x7f000001, 2130706433 (inet_aton(3)).
+        name = socket.inet_ntoa(socket.inet_aton(name))
     try:
         ipaddress.ip_address(name.partition("%")[0])
     except ValueError:
-        return any(name == local or name.endswith("." + local) for local in _LOCAL_NAMES)
+        return False
     return not is_public(name)
 
 

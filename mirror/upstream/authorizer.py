@@ -3,46 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import structlog
 from yarl import URL
 
+from mirror.config.credentials import Credentials, Kind
 from mirror.errors import UpstreamBroken, UpstreamDenied, UpstreamError, UpstreamLimited, UpstreamUnavailable
 from mirror.upstream import redirect
 from mirror.upstream.backoff import parse_retry_after
 from mirror.upstream.challenge import Challenge, first
+from mirror.upstream.logins import LoginRefused
 from mirror.upstream.tokens import MAX_BODY, Token, TokenKey, Tokens, parse_token
 from mirror.upstream.wire import quote_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mirror.config import Secret
+    from mirror.upstream.logins import Login
     from mirror.upstream.trust import Trust
     from mirror.upstream.wire import Answer, Wire
 
 _log = structlog.get_logger(__name__)
 _TOKEN_PATIENCE = 20.0  # seconds; a fetch is shared, so it does not end with the patience of whoever began it
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """A user name and a password."""
-
-    username: str
-    password: Secret
-
-    def basic(self) -> str:
-        """Return the value of the header (RFC 7617 §2)."""
-        pair = f"{self.username}:{self.password.reveal()}"
-        return "Basic " + base64.b64encode(pair.encode()).decode()
-
-    def secrets(self) -> tuple[str, ...]:
-        """Return the password, plain and as `basic` sends it; without padding, which not everybody writes."""
-        return self.password.reveal(), self.basic().removeprefix("Basic ").rstrip("=")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -54,26 +39,25 @@ class Authorization:
     token: str | None = None  # the bearer token in it, if that is what it is
     key: TokenKey | None = None
     fresh: bool = False  # fetched for this very request
+    shown: Credentials | None = None  # what is in it, if that is no token that was fetched
 
 
 class Authorizer:
-    """The dealings with one origin, under one identity (`credentials`, or none). It learns from each challenge."""
+    """The dealings with one origin, under one identity (`login`, or none). It learns from each challenge.
 
-    def __init__(self, origin: URL, wire: Wire, trust: Trust, credentials: Credentials | None = None) -> None:
+    Credentials are looked for only once a challenge wants them.
+    """
+
+    def __init__(self, origin: URL, wire: Wire, trust: Trust, login: Login | None = None) -> None:
         self._origin = origin
         self._wire = wire
         self._trust = trust
-        self._credentials = credentials
+        self._login = login
         self._tokens = Tokens()
         self._learnt: Challenge | None = None
         self._warned: set[str] = set()
 
-    @property
-    def has_credentials(self) -> bool:
-        """Whether there is a user name and a password for this origin."""
-        return self._credentials is not None
-
-    async def known(self, scopes: tuple[str, ...]) -> Authorization | None:
+    async def known(self, scopes: tuple[str, ...] | None) -> Authorization | None:
         """Return what this origin is known to want for `scopes`, or None where it must be asked.
 
         A registry that has asked for tokens once is not asked again for each repository: that saves a round trip.
@@ -83,14 +67,20 @@ class Authorizer:
         if self._learnt is None:
             return None
         if self._learnt.scheme == "basic":
-            return self._basic()
-        if not scopes:
+            return await self._basic()
+        if scopes is None:
             return None
         try:
             return await self._bearer(self._learnt, self._origin, scopes)
         except (UpstreamBroken, UpstreamDenied, UpstreamUnavailable):
             self._learnt = None
             return None
+
+    def may_meet(self, challenges: Sequence[Challenge]) -> bool:
+        """Say whether there is anything to answer these challenges with: a token service, or credentials."""
+        return first(challenges, "bearer") is not None or (
+            self._login is not None and first(challenges, "basic") is not None
+        )
 
     def refused(self, used: Authorization) -> None:
         """Forget what was sent and refused, and, if it was made for that very request, the challenge that led to it."""
@@ -99,8 +89,8 @@ class Authorizer:
         if used.token is None or used.fresh:
             self._learnt = None
 
-    async def answer(self, challenges: Sequence[Challenge], url: URL, scopes: tuple[str, ...]) -> Authorization:
-        """Return what satisfies the challenges that `url` sent; a token is fetched for `scopes`.
+    async def answer(self, challenges: Sequence[Challenge], url: URL, scopes: tuple[str, ...] | None) -> Authorization:
+        """Return what satisfies the challenges that `url` sent; a token is for `scopes` (None: those of the challenge).
 
         `Bearer` is preferred; where its token service fails and `Basic` is offered too, credentials go that way. Raise
         `UpstreamDenied` where there is nothing to show, else what the token service's failure is.
@@ -108,52 +98,63 @@ class Authorizer:
         bearer, basic = first(challenges, "bearer"), first(challenges, "basic")
         if bearer is not None:
             try:
-                authorization = await self._bearer(bearer, url, scopes or bearer.scopes)
+                authorization = await self._bearer(bearer, url, bearer.scopes if scopes is None else scopes)
             except UpstreamError:
-                if basic is None or self._credentials is None:
+                if basic is None or await self._basic() is None:
                     raise
             else:
                 self._learnt = bearer
                 return authorization
-        if basic is not None and (shown := self._basic()) is not None:
+        if basic is not None and (shown := await self._basic()) is not None:
             self._learnt = basic
             return shown
         if basic is not None:
-            raise self._denied("asks for a user name and a password, and none are configured")
+            only = await self._shown(Kind.IDENTITY_TOKEN)
+            what = "none are configured" if only is None else f"there is only an {only.kind.value} for it"
+            raise self._denied(f"asks for a user name and a password, and {what}")
         raise self._denied("refuses without saying what it wants")
 
     def secrets(self) -> tuple[str, ...]:
-        """Return what must not be repeated to anyone: the password, plain and as it is sent, and every token."""
-        return (*self._tokens.values(), *(self._credentials.secrets() if self._credentials else ()))
+        """Return what must not be repeated to anyone: passwords, plain and as they are sent, and every token."""
+        return (*self._tokens.values(), *(self._login.secrets() if self._login else ()), *self._wire.secrets())
 
     async def close(self) -> None:
         """End token fetches that are under way."""
         await self._tokens.close()
 
-    def _basic(self) -> Authorization | None:
-        return Authorization(self._credentials.basic(), identity=True) if self._credentials else None
+    async def _shown(self, *kinds: Kind) -> Credentials | None:
+        """Return the credentials, if there are any and they are of one of these kinds."""
+        found = await self._login.credentials() if self._login is not None else None
+        return found if found is not None and found.kind in kinds else None
+
+    async def _basic(self) -> Authorization | None:
+        shown = await self._shown(Kind.PASSWORD)
+        return Authorization(shown.basic(), identity=True, shown=shown) if shown is not None else None
 
     async def _bearer(self, challenge: Challenge, url: URL, scopes: tuple[str, ...]) -> Authorization:
         try:
             realm = url.join(URL(challenge.realm))  # some are relative
             refusal = self._trust.refusal(realm)
         except ValueError:
-            refusal = "its token realm is not an address"
-        if refusal is not None:
-            raise UpstreamBroken(f"{self._wire.namespace}: {refusal}", namespace=self._wire.namespace)
+            realm, refusal = url, "its token realm is not an address"
         key = TokenKey(str(realm), challenge.service, tuple(sorted(scopes)))
         before = self._tokens.kept(key)
-        token = await self._tokens.get(key, lambda: self._fetch(realm, challenge.service, key.scopes))
-        fresh = before is None or before.value != token.value
-        return Authorization(f"Bearer {token.value}", token.identity, token.value, key, fresh)
+        # While a token is good, nobody is asked for credentials.
+        if before is None and (token := await self._shown(Kind.REGISTRY_TOKEN)) is not None:
+            return Authorization(f"Bearer {token.password.reveal()}", identity=True, shown=token)
+        if refusal is not None:
+            raise UpstreamBroken(f"{self._wire.namespace}: {refusal}", namespace=self._wire.namespace)
+        kept = await self._tokens.get(key, lambda: self._fetch(realm, challenge.service, key.scopes))
+        fresh = before is None or before.value != kept.value
+        return Authorization(f"Bearer {kept.value}", kept.identity, kept.value, key, fresh)
 
     async def _fetch(self, realm: URL, service: str, scopes: tuple[str, ...]) -> Token:
         try:
             async with asyncio.timeout(_TOKEN_PATIENCE):
-                answer, identity = await self._ask(realm, service, scopes)
+                answer, shown = await self._ask(realm, service, scopes)
                 try:
                     if answer.status != 200:  # noqa: PLR2004
-                        raise await self._token_refused(answer, identity=identity)
+                        raise await self._token_refused(answer, shown)
                     body = await self._wire.read(answer, MAX_BODY)
                 finally:
                     answer.close()
@@ -164,23 +165,28 @@ class Authorizer:
                 namespace=self._wire.namespace,
             ) from None
         try:
-            return parse_token(body, identity=identity)
+            return parse_token(body, identity=shown is not None)
         except ValueError as error:
             raise UpstreamBroken(f"{self._wire.namespace}: {error}", namespace=self._wire.namespace) from None
 
-    async def _ask(self, realm: URL, service: str, scopes: tuple[str, ...]) -> tuple[Answer, bool]:
-        """GET the realm, through redirects; say whether credentials were shown on the way."""
+    async def _ask(self, realm: URL, service: str, scopes: tuple[str, ...]) -> tuple[Answer, Credentials | None]:
+        """Ask the realm, through redirects; return its answer, and the credentials that were shown on the way."""
         asked = [("service", service)] if service else []
         url = realm.extend_query([*asked, *(("scope", scope) for scope in scopes)])
-        identity = False
+        credentials = await self._shown(Kind.PASSWORD, Kind.IDENTITY_TOKEN)
+        if credentials is not None and not self._may_show(url):
+            credentials = None
+        if credentials is not None and credentials.kind is Kind.IDENTITY_TOKEN:
+            return await self._exchange_token(realm, service, scopes, credentials), credentials
+        shown = None
         for _ in range(redirect.MAX_HOPS + 1):
             headers = {"Accept": "application/json"}
-            if self._credentials is not None and self._may_show(url):
-                headers["Authorization"] = self._credentials.basic()
-                identity = True
+            if credentials is not None and self._may_show(url):
+                headers["Authorization"] = credentials.basic()
+                shown = credentials
             answer = await self._wire.send("GET", url, headers, kind="token")
             if answer.status not in redirect.STATUSES:
-                return answer, identity
+                return answer, shown
             answer.close()
             try:
                 url = redirect.next_hop(url, answer.headers.get("Location", ""))
@@ -197,6 +203,21 @@ class Authorizer:
             f"{self._wire.namespace}: its token service redirects without end", namespace=self._wire.namespace
         )
 
+    async def _exchange_token(
+        self, realm: URL, service: str, scopes: tuple[str, ...], credentials: Credentials
+    ) -> Answer:
+        """Trade an identity token in (RFC 6749 §6; distribution, docs/spec/auth/oauth.md). It follows no redirect."""
+        form = {
+            "grant_type": "refresh_token",
+            "service": service,
+            "client_id": "registry-mirror",
+            "refresh_token": credentials.password.reveal(),
+            "scope": " ".join(scopes),
+        }
+        body = urlencode({name: value for name, value in form.items() if value}).encode()
+        headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
+        return await self._wire.send("POST", realm, headers, kind="token", body=body)
+
     def _may_show(self, realm: URL) -> bool:
         if self._trust.covers(realm):
             return True
@@ -211,17 +232,18 @@ class Authorizer:
             )
         return False
 
-    async def _token_refused(self, answer: Answer, *, identity: bool) -> UpstreamError:
+    async def _token_refused(self, answer: Answer, shown: Credentials | None) -> UpstreamError:
         body = await self._wire.read_error(answer)
         said = quote_error(body, self.secrets())
         tail = f": {said}" if said else ""
         namespace, status, host = self._wire.namespace, answer.status, answer.url.host
         if status in (401, 403):
-            why = "the configured user name and password" if identity else "a token without credentials"
-            return UpstreamDenied(
+            why = named(shown) if shown is not None else "a token without credentials"
+            return LoginRefused(
                 f"{namespace}: its token service {host} refused {why} ({status}){tail}",
                 namespace=namespace,
                 upstream_status=status,
+                shown=shown,
             )
         retry_after = parse_retry_after(answer.headers.get("Retry-After"))
         if status == 429:  # noqa: PLR2004
@@ -237,7 +259,24 @@ class Authorizer:
             retry_after=retry_after,
         )
 
+    async def refusal(self, answer: Answer, shown: Credentials) -> LoginRefused:
+        """Return the error for a registry that refuses what it was shown."""
+        said = quote_error(await self._wire.read_error(answer), self.secrets())
+        return LoginRefused(
+            f"{self._wire.namespace}: {self._origin.host} refused {named(shown)} ({answer.status})"
+            + (f": {said}" if said else ""),
+            namespace=self._wire.namespace,
+            upstream_status=answer.status,
+            shown=shown,
+        )
+
     def _denied(self, why: str) -> UpstreamDenied:
         return UpstreamDenied(
             f"{self._wire.namespace}: {self._origin.host} {why}", namespace=self._wire.namespace, upstream_status=401
         )
+
+
+def named(shown: Credentials) -> str:
+    """Say what was shown, for a sentence."""
+    what = "user name and password" if shown.kind is Kind.PASSWORD else shown.kind.value
+    return f"the configured {what}"

@@ -11,7 +11,9 @@ from cachetools import LRUCache
 from mirror.errors import UpstreamBroken
 from mirror.upstream import redirect
 from mirror.upstream.authorizer import Authorizer
+from mirror.upstream.budget import Ledger
 from mirror.upstream.challenge import Challenge, first, parse_challenges
+from mirror.upstream.logins import LoginRefused, OneLogin
 from mirror.upstream.trust import Trust
 
 if TYPE_CHECKING:
@@ -19,32 +21,39 @@ if TYPE_CHECKING:
 
     from yarl import URL
 
-    from mirror.upstream.authorizer import Authorization, Credentials
+    from mirror.config.credentials import Credentials
+    from mirror.upstream.authorizer import Authorization
+    from mirror.upstream.logins import Login, Logins
     from mirror.upstream.wire import Answer, Wire
 
+_IDENTITIES = 64  # of one registry, that are remembered at once
 _API_PATH = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags|referrers)/[^/]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What is asked of the registry. `scope` is the token scope that it takes."""
+    """What is asked of the registry. `scope` is the token scope that it takes; nothing: a token for no repository."""
 
-    kind: str  # manifest, blob, tags, referrers
+    kind: str  # manifest, blob, tags, referrers, ping
     method: str
     url: URL
     scope: str
+    repository: str  # its name without the namespace; nothing: none in particular
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Exchange:
     """Asks one registry. Holds what was learnt about how it, and the hosts that it redirects to, want to be asked."""
 
-    def __init__(
-        self, registry: URL, wire: Wire, *, credentials: Credentials | None = None, realms: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, registry: URL, wire: Wire, *, logins: Logins | None = None, trust: Trust | None = None) -> None:
         self._registry = registry
         self._wire = wire
-        self._own = Authorizer(registry, wire, Trust(registry, realms), credentials)
+        self._logins = logins or OneLogin(None)
+        self._trust = trust or Trust(registry)
+        self.ledger = Ledger(wire.label if wire.label == wire.namespace else None)
+        self.date: str | None = None  # what the registry's clock said last (RFC 9110 §6.6.1)
+        # One for each identity: a token that one has got is never used for another.
+        self._own: LRUCache[Login | None, Authorizer] = LRUCache(_IDENTITIES)
         # Hosts behind redirects that are registries themselves (registry.k8s.io -> *.pkg.dev). They see no credentials.
         self._others: LRUCache[URL, Authorizer] = LRUCache(64)
 
@@ -54,10 +63,36 @@ class Exchange:
         Raise `UpstreamBroken` for a redirect that must not be followed, `UpstreamDenied` where a challenge cannot be
         met, and whatever failure the wire or a token service has.
         """
+        login = await self._logins.of(ask.repository)
+        try:
+            answer = await self._follow(ask, login)
+        except LoginRefused as refused:
+            if not await self._renewed(ask, login, refused.shown):
+                raise
+        else:
+            # 403 may be about the repository, or an end of the password's life (private ECR).
+            if answer.status != 403 or not await self._renewed(ask, login, answer.shown):  # noqa: PLR2004
+                return answer
+            answer.close()
+        return await self._follow(ask, await self._logins.of(ask.repository))
+
+    async def login(self, repository: str = "") -> Credentials | None:
+        """Return the credentials that are there for a repository, or for none in particular; None: none."""
+        login = await self._logins.of(repository)
+        return await login.credentials() if login is not None else None
+
+    async def _renewed(self, ask: Ask, login: Login | None, shown: Credentials | None) -> bool:
+        """Say whether there are other credentials in place of those that were shown and refused."""
+        return shown is not None and login is not None and await self._logins.renew(ask.repository, login, shown)
+
+    async def _follow(self, ask: Ask, login: Login | None) -> Answer:
+        own = self._authorizer(login)
         url, public = ask.url, True
         for _ in range(redirect.MAX_HOPS + 1):
-            answer = await self._authorized(ask, url)
+            answer = await self._authorized(ask, url, own)
             public = answer.public = public and answer.public
+            if answer.status == 401 and answer.shown is not None:  # noqa: PLR2004
+                raise await own.refusal(answer, answer.shown)
             if answer.status not in redirect.STATUSES:
                 return answer
             answer.close()
@@ -69,22 +104,24 @@ class Exchange:
 
     def secrets(self) -> tuple[str, ...]:
         """Return what must not be repeated to anyone, whichever host it was for."""
-        return tuple(s for authorizer in (self._own, *self._others.values()) for s in authorizer.secrets())
+        authorizers = (*self._own.values(), *self._others.values())
+        return (*self._logins.secrets(), *(secret for each in authorizers for secret in each.secrets()))
 
     async def close(self) -> None:
         """End token fetches that are under way."""
-        for authorizer in (self._own, *self._others.values()):
+        for authorizer in (*self._own.values(), *self._others.values()):
             await authorizer.close()
+        await self._logins.close()
 
-    async def _authorized(self, ask: Ask, url: URL) -> Answer:
+    async def _authorized(self, ask: Ask, url: URL, own_authorizer: Authorizer) -> Answer:
         """Send one hop, and meet its challenge. An answer that is still a refusal afterwards is returned as it is."""
         own = url.origin() == self._registry.origin()
-        authorizer = self._own if own else self._other(url)
-        scopes = (ask.scope,) if own else _scopes(url)
+        authorizer = own_authorizer if own else self._other(url)
+        scopes = _scopes(url) if not own else (ask.scope,) if ask.scope else ()
 
         used = await authorizer.known(scopes)
         answer = await self._send(ask, url, used)
-        if not await self._refuses(answer, used, authorizer):
+        if not await self._refuses(answer, used):
             return answer
 
         challenges = parse_challenges(answer.all("WWW-Authenticate"))
@@ -95,26 +132,27 @@ class Exchange:
             authorizer.refused(used)
             used = None
             answer = await self._send(ask, url, None)
-            if not await self._refuses(answer, None, authorizer):
+            if not await self._refuses(answer, None):
                 return answer
             challenges = parse_challenges(answer.all("WWW-Authenticate"))
         if used is None:
             if not challenges and own:
                 challenges = await self._ping()
-            if not challenges:
+            if not challenges or (answer.status == 403 and not authorizer.may_meet(challenges)):  # noqa: PLR2004
                 return answer
             answer.close()
             used = await authorizer.answer(challenges, url, scopes)
             answer = await self._send(ask, url, used)
-            if not await self._refuses(answer, used, authorizer):
+            if not await self._refuses(answer, used):
                 return answer
             challenges = parse_challenges(answer.all("WWW-Authenticate"))
 
         # A good token that covers too little: once more, with what the challenge names on top.
         bearer = first(challenges, "bearer")
-        if used.token is not None and bearer is not None and bearer.insufficient and set(bearer.scopes) - set(scopes):
+        wider = bearer.scopes if bearer is not None and bearer.insufficient else ()
+        if used.token is not None and set(wider) - set(scopes or ()):
             answer.close()
-            used = await authorizer.answer(challenges, url, tuple(dict.fromkeys((*scopes, *bearer.scopes))))
+            used = await authorizer.answer(challenges, url, tuple(dict.fromkeys((*(scopes or ()), *wider))))
             answer = await self._send(ask, url, used)
         if answer.status == 401 and used is not None:  # noqa: PLR2004
             authorizer.refused(used)
@@ -124,14 +162,18 @@ class Exchange:
         headers = {**ask.headers, "Authorization": used.header} if used is not None else ask.headers
         answer = await self._wire.send(ask.method, url, headers, kind=ask.kind)
         answer.public = used is None or not used.identity
+        answer.shown = used.shown if used is not None else None
+        if url.origin() == self._registry.origin():
+            self.date = answer.headers.get("Date", self.date)
+            self.ledger.note(answer.headers, answer.status)
         return answer
 
-    async def _refuses(self, answer: Answer, used: Authorization | None, authorizer: Authorizer) -> bool:
+    async def _refuses(self, answer: Answer, used: Authorization | None) -> bool:
         """Say whether the answer is one that credentials, or other ones, might change."""
         if answer.status == 401:  # noqa: PLR2004
             return True
         if answer.status == 403:  # noqa: PLR2004  Artifactory, at times, to those who come without
-            return used is None and authorizer.has_credentials
+            return used is None
         if answer.status != 400 or used is None:  # noqa: PLR2004
             return False
         # public.ecr.aws says 400 DENIED to a token that has expired (aws/containers-roadmap#2835); no body to a HEAD.
@@ -144,6 +186,12 @@ class Exchange:
         answer.close()
         return parse_challenges(answer.all("WWW-Authenticate"))
 
+    def _authorizer(self, login: Login | None) -> Authorizer:
+        found = self._own.get(login)
+        if found is None:
+            found = self._own[login] = Authorizer(self._registry, self._wire, self._trust, login)
+        return found
+
     def _other(self, url: URL) -> Authorizer:
         origin = url.origin()
         if origin not in self._others:
@@ -154,7 +202,7 @@ class Exchange:
         return UpstreamBroken(f"{self._wire.namespace} {what}", namespace=self._wire.namespace, upstream_status=status)
 
 
-def _scopes(url: URL) -> tuple[str, ...]:
-    """Return the scope that a registry behind a redirect takes, as its path shows it; none: its challenge says."""
+def _scopes(url: URL) -> tuple[str, ...] | None:
+    """Return the scope that a registry behind a redirect takes, as its path shows it; None: its challenge says."""
     match = _API_PATH.search(url.path)
-    return (f"repository:{match[1]}:pull",) if match else ()
+    return (f"repository:{match[1]}:pull",) if match else None

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from mirror.oci.digest import Digest
     from mirror.oci.name import Reference, Repository
+    from mirror.upstream.budget import Budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,17 @@ class ReferrersBody:
 
     body: bytes
     public: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How an upstream receives this mirror, asked just now."""
+
+    identity: bool  # credentials were shown, and accepted
+    offered: bool  # there are credentials for it; without `identity` nobody asked for them, or nobody may see them
+    date: float | None  # upstream's clock, seconds since the epoch; None: it does not say
+    seconds: float  # from the question to the answer, tokens included
+    user: str | None = None  # whose credentials are offered; None: nobody's, or those of a bare token
 
 
 class Urgency:
@@ -97,6 +109,11 @@ class Upstream(Protocol):
     label: str  # what metrics call it: its namespace, or `*` for one that only the wildcard admits
     away: bool  # the last contact failed, or there has been none, or the mirror is offline
 
+    @property
+    def budget(self) -> Budget | None:
+        """What it said last of its rate limit; None: nothing."""
+        ...
+
     async def head(self, repository: Repository, reference: Reference, *, patience: float) -> ManifestHead:
         """Ask which manifest `reference` names now. Docker Hub does not count it against the limit."""
         ...
@@ -131,6 +148,13 @@ class Upstream(Protocol):
 
     async def referrers(self, repository: Repository, digest: Digest, *, patience: float) -> ReferrersBody:
         """Fetch all referrers of `digest`. `UpstreamNotFound` says that upstream has no referrers API."""
+        ...
+
+    async def probe(self, *, patience: float) -> Probe:
+        """Ask `/v2/` as this mirror asks for images; nothing of it counts against a limit.
+
+        `UpstreamDenied` says that the credentials are refused, or that there have to be some and there are none.
+        """
         ...
 
 

@@ -10,27 +10,34 @@ from cachetools import LRUCache
 from yarl import URL
 
 from mirror.errors import ConfigError, NameUnknown, UpstreamAway
-from mirror.upstream.authorizer import Credentials
+from mirror.upstream.login_files import logins_of, watch_auth_file
+from mirror.upstream.reach import Reach
 from mirror.upstream.registry import Registry
-from mirror.upstream.sessions import Sessions, trust_store
+from mirror.upstream.route import Route
+from mirror.upstream.sessions import Sessions
+from mirror.upstream.tls import Tls
+from mirror.upstream.trust import Trust
 from mirror.upstream.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from mirror.config import Config, UpstreamConfig
+    from mirror.config.credentials import AuthFile
     from mirror.oci.digest import Digest
     from mirror.oci.name import Reference, Repository
     from mirror.upstream.protocol import (
         BlobBody,
         ManifestBody,
         ManifestHead,
+        Probe,
         ReferrersBody,
         TagPage,
         Upstream,
         Urgency,
     )
-    from mirror.upstream.sessions import Trusted
+    from mirror.upstream.watched import Watched
 
 _UNNAMED = "*"  # what metrics call each of them: clients choose the names, and every label value is kept for ever
 _MAX_UNNAMED = 256  # upstreams that only `"*"` admits, which are remembered at once
@@ -40,27 +47,29 @@ class Registries:
     """`mirror.upstream.protocol.Upstreams` over HTTP.
 
     `instance` names this mirror in `Via`, so that it knows its own requests; `request_id` returns the id of the request
-    that is being answered, if there is one. Raises `ConfigError` for a `ca_file` that cannot be used.
+    that is being answered, if there is one. Nothing is dialled and no program run before somebody asks; files of
+    credentials and certificates are read, and `ConfigError` raised for one that cannot be used.
     """
 
     def __init__(self, config: Config, *, instance: str, request_id: Callable[[], str | None]) -> None:
-        self._sessions = Sessions(config.proxies, instance=instance, request_id=request_id)
+        self._sessions = Sessions(instance=instance, request_id=request_id)
+        self._route = Route(config.proxies)
         self._offline = config.server.offline
         self._wildcard = config.wildcard
+        self._refused = config.refused
         self._configured: dict[str, Upstream] = {}
         self._registries: WeakSet[Registry] = WeakSet()
         self._unnamed: LRUCache[str, Upstream] = LRUCache(_MAX_UNNAMED)
         problems: list[str] = []
+        files = () if self._offline else _watch(config.credentials_files, problems)
         for name, upstream in config.upstreams.items():
             if self._offline:
                 self._configured[name] = Away(name, name)
                 continue
             try:
-                trusted = trust_store(upstream.ca_file)
-            except OSError as error:
-                problems.append(f"upstreams.{name}.ca_file: {upstream.ca_file} cannot be used: {error}")
-                continue
-            self._configured[name] = self._make(name, upstream, trusted)
+                self._configured[name] = self._configure(name, upstream, files)
+            except (OSError, ValueError) as error:
+                problems.append(f"upstreams.{name}: {_cause(error)}; name a file that the mirror can read and use")
         if problems:
             raise ConfigError(problems)
 
@@ -68,12 +77,12 @@ class Registries:
         """Return the upstream of a canonical namespace; raise `NameUnknown` for one that is not mirrored."""
         if namespace in self._configured:
             return self._configured[namespace]
-        if not self._wildcard:
+        if not self._wildcard or namespace in self._refused:
             raise NameUnknown(
                 f"{namespace} is not mirrored here; to mirror it, add it under `upstreams` of the configuration"
             )
         if namespace not in self._unnamed:
-            self._unnamed[namespace] = Away(namespace, _UNNAMED) if self._offline else self._make(namespace, None, None)
+            self._unnamed[namespace] = Away(namespace, _UNNAMED) if self._offline else self._admit(namespace)
         return self._unnamed[namespace]
 
     async def close(self) -> None:
@@ -82,31 +91,51 @@ class Registries:
             await registry.close()
         await self._sessions.close()
 
-    def _make(self, name: str, upstream: UpstreamConfig | None, trusted: Trusted) -> Registry:
-        if upstream is None:
-            try:
-                url = URL(f"https://{name}")
-                usable = bool(url.host and url.port)
-            except ValueError:
-                usable = False
-            if not usable or url.path != "/" or url.user is not None or url.query_string:
-                raise NameUnknown(f"{name[:160]!r} is not the name of a registry")
-            wire = Wire(name, self._sessions, guarded=True, trusted=None, label=_UNNAMED)
-            registry = Registry(url, wire)
-        else:
-            wire = Wire(name, self._sessions, guarded=False, trusted=trusted)
-            credentials = None
-            if upstream.username is not None and upstream.password is not None:
-                credentials = Credentials(upstream.username, upstream.password)
-            registry = Registry(URL(upstream.url), wire, credentials=credentials, realms=upstream.realms)
+    def _configure(self, name: str, upstream: UpstreamConfig, files: tuple[Watched[AuthFile], ...]) -> Registry:
+        trust = Trust(URL(upstream.url), upstream.realms)
+        route = Route(upstream.proxies) if upstream.proxies is not None else self._route
+        wire = Wire(name, self._sessions, reach=Reach(trust), route=route, tls=Tls(upstream, trust))
+        return self._keep(Registry(trust.registry, wire, logins=logins_of(upstream, files), trust=trust))
+
+    def _admit(self, name: str) -> Registry:
+        """Return an upstream that only `"*"` admits. It is asked anonymously: a client chose it, nobody else."""
+        try:
+            url = URL(f"https://{name}")
+            usable = bool(url.host and url.port)
+        except ValueError:
+            usable = False
+        if not usable or url.path != "/" or url.user is not None or url.query_string:
+            raise NameUnknown(f"{name[:160]!r} is not the name of a registry")
+        wire = Wire(name, self._sessions, reach=Reach(None), route=self._route, label=_UNNAMED)
+        return self._keep(Registry(url, wire))
+
+    def _keep(self, registry: Registry) -> Registry:
         self._registries.add(registry)
         return registry
+
+
+def _watch(paths: tuple[Path, ...], problems: list[str]) -> tuple[Watched[AuthFile], ...]:
+    files = []
+    for number, path in enumerate(paths):
+        try:
+            files.append(watch_auth_file(path))
+        except (OSError, ValueError) as error:
+            why = _cause(error) if isinstance(error, OSError) else f"{path} {error}"
+            problems.append(f"credentials_files[{number}]: {why}")
+    return tuple(files)
+
+
+def _cause(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename} cannot be read ({error.strerror or 'unreadable'})"
+    return str(error)
 
 
 class Away:
     """An upstream that is not dialled, because `server.offline` says so. Every method raises `UpstreamAway`."""
 
     away = True
+    budget = None
 
     def __init__(self, namespace: str, label: str) -> None:
         self.namespace = namespace
@@ -141,6 +170,10 @@ class Away:
 
     async def referrers(self, repository: Repository, digest: Digest, *, patience: float) -> ReferrersBody:  # noqa: ARG002
         """See `Upstream.referrers`."""
+        self._refuse()
+
+    async def probe(self, *, patience: float) -> Probe:  # noqa: ARG002
+        """See `Upstream.probe`."""
         self._refuse()
 
     def _refuse(self) -> NoReturn:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from mirror.errors import UpstreamBroken, UpstreamError, UpstreamUnavailable
+from mirror.metrics import UPSTREAM_QUEUE_SECONDS
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import MAX_SIZE
 from mirror.oci.mediatype import ACCEPT, OCI_INDEX, bare
@@ -15,7 +20,8 @@ from mirror.upstream.attempts import Attempts
 from mirror.upstream.blob import OK, PARTIAL, HttpBlobBody
 from mirror.upstream.content import header_digest, media_type, verified
 from mirror.upstream.exchange import Ask, Exchange
-from mirror.upstream.protocol import ManifestBody, ManifestHead, ReferrersBody, TagPage
+from mirror.upstream.logins import LoginRefused
+from mirror.upstream.protocol import ManifestBody, ManifestHead, Probe, ReferrersBody, TagPage
 from mirror.upstream.redirect import Signed, SignedMemory
 from mirror.upstream.refusal import refusal
 from mirror.upstream.slots import Slots
@@ -25,9 +31,12 @@ if TYPE_CHECKING:
 
     from yarl import URL
 
+    from mirror.config.credentials import Credentials
     from mirror.oci.name import Reference, Repository
-    from mirror.upstream.authorizer import Credentials
+    from mirror.upstream.budget import Budget
+    from mirror.upstream.logins import Logins
     from mirror.upstream.protocol import BlobBody, Urgency
+    from mirror.upstream.trust import Trust
     from mirror.upstream.wire import Answer, Wire
 
 # One value, comma-joined: quay.io reads only the first of several header lines.
@@ -35,22 +44,27 @@ _ACCEPT = {"Accept": ", ".join(ACCEPT)}
 _ANSWERED_BLOB = (OK, PARTIAL)
 _INLINE = 64 * 1024  # bytes of a list that are read in place; a million tags would hold up everybody else
 _NO_HEAD = (405, 501)  # servers that know no HEAD
+# Docker Hub looks at the password only where a repository is named.
+_PROBE_SCOPES = {"docker.io": "repository:ratelimitpreview/test:pull"}
 
 
 class Registry:
     """`mirror.upstream.protocol.Upstream` over HTTP. `url` is the registry's address, without `/v2`."""
 
-    def __init__(
-        self, url: URL, wire: Wire, *, credentials: Credentials | None = None, realms: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, url: URL, wire: Wire, *, logins: Logins | None = None, trust: Trust | None = None) -> None:
         self.namespace = wire.namespace
         self.label = wire.label
         self._url = url
         self._wire = wire
-        self._exchange = Exchange(url, wire, credentials=credentials, realms=realms)
+        self._exchange = Exchange(url, wire, logins=logins, trust=trust)
         self._attempts = Attempts(wire)
-        self._slots = Slots()
+        self._slots = Slots(waited=UPSTREAM_QUEUE_SECONDS.labels(wire.label).observe)
         self._signed = SignedMemory()
+
+    @property
+    def budget(self) -> Budget | None:
+        """What the registry said last of its rate limit."""
+        return self._exchange.ledger.latest
 
     @property
     def away(self) -> bool:
@@ -136,7 +150,7 @@ class Registry:
         """See `Upstream.tags`. A page without a single tag is passed over: nothing on it says where the next begins."""
         ask = self._ask("tags", "GET", repository, "tags/list", {"Accept": "application/json"})
         query = {name: str(value) for name, value in (("n", n), ("last", last)) if value is not None}
-        first = Ask(ask.kind, ask.method, ask.url.with_query(query), ask.scope, ask.headers)
+        first = replace(ask, url=ask.url.with_query(query))
 
         async def attempt(timer: asyncio.Timeout) -> TagPage:
             ask = first
@@ -144,7 +158,7 @@ class Registry:
                 tags, answer, following = await self._tags_page(ask, repository, timer, patience)
                 if tags or following is None:
                     return TagPage(tags, more=following is not None)
-                ask = Ask(first.kind, first.method, following, first.scope, first.headers)
+                ask = replace(first, url=following)
             raise self._broken(answer, "sends pages without tags without end")
 
         return await self._attempts.run("tags", "GET", patience, attempt)
@@ -169,9 +183,38 @@ class Registry:
                     return ReferrersBody(listing.join_referrers(pages[0], descriptors), public)
                 if len(pages) == listing.MAX_PAGES:
                     raise self._broken(answer, "sends pages of referrers without end")
-                ask = Ask(first.kind, first.method, following, first.scope, first.headers)
+                ask = replace(first, url=following)
 
         return await self._attempts.run("referrers", "GET", patience, attempt)
+
+    async def probe(self, *, patience: float) -> Probe:
+        """See `Upstream.probe`."""
+        path = f"{self._url.path.rstrip('/')}/v2/"
+        ask = Ask("ping", "GET", self._url.with_path(path, encoded=True), _PROBE_SCOPES.get(self.namespace, ""), "")
+        begun = time.monotonic()
+
+        async def attempt(_: asyncio.Timeout) -> tuple[bool, Credentials | None]:
+            offered = await self._exchange.login()
+            try:
+                answer = await self._exchange.send(ask)
+            except LoginRefused as refused:
+                if refused.shown is not None:
+                    raise
+                return False, offered  # no repository was named: its refusing strangers (GitLab does) means nothing
+            try:
+                await self._expect(answer, "its API at /v2/")
+                return not answer.public, offered
+            finally:
+                answer.close()
+
+        identity, offered = await self._attempts.run("ping", "GET", patience, attempt)
+        return Probe(
+            identity=identity,
+            offered=offered is not None,
+            date=_seconds(self._exchange.date),
+            seconds=time.monotonic() - begun,
+            user=offered.username or None if offered is not None else None,
+        )
 
     async def close(self) -> None:
         """End what runs on its own: token fetches."""
@@ -276,13 +319,21 @@ class Registry:
     def _ask(self, kind: str, method: str, repository: Repository, rest: str, headers: dict[str, str]) -> Ask:
         path = f"{self._url.path.rstrip('/')}/v2/{repository.name}/{rest}"
         url = self._url.with_path(path, encoded=True)
-        return Ask(kind, method, url, f"repository:{repository.name}:pull", headers)
+        return Ask(kind, method, url, f"repository:{repository.name}:pull", repository.name, headers)
 
     def _transfer_failed(self) -> None:
         self.away = True
 
     def _broken(self, answer: Answer, what: str) -> UpstreamBroken:
         return UpstreamBroken(f"{self.namespace} {what}", namespace=self.namespace, upstream_status=answer.status)
+
+
+def _seconds(date: str | None) -> float | None:
+    """Return the seconds since the epoch that a `Date` header names (RFC 9110 §5.6.7), or None."""
+    try:
+        return parsedate_to_datetime(date or "").replace(tzinfo=UTC).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def _prolong(timer: asyncio.Timeout, patience: float) -> None:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from mirror.upstream.protocol import Urgency
 
@@ -28,12 +28,16 @@ class Slots:
     """`total` places, of which what is not urgent holds at most `background`.
 
     The urgent overtake whatever waits without urgency; within a class the first to come is the first served. A transfer
-    whose urgency is raised changes class at once, waiting or running.
+    whose urgency is raised changes class at once, waiting or running. `waited` hears of each how long that was, in
+    seconds.
     """
 
-    def __init__(self, total: int = 8, background: int = 6) -> None:
+    def __init__(
+        self, total: int = 8, background: int = 6, *, waited: Callable[[float], None] = lambda _: None
+    ) -> None:
         self._total = total
         self._background = background
+        self._waited = waited
         self._running = 0
         self._running_background = 0
         self._urgent: deque[_Ticket] = deque()
@@ -58,10 +62,13 @@ class Slots:
             urgency.on_raise(lambda: self._promote(ticket))
         else:
             self._urgent.append(ticket)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             self._serve()
             async with asyncio.timeout_at(deadline):
                 await ticket.granted
+            self._waited(loop.time() - began)
             yield
         finally:
             self._leave(ticket)

@@ -30,7 +30,7 @@ class Trust:
     """The trust boundary of one registry. `realms` are the hosts that the configuration adds to it."""
 
     def __init__(self, registry: URL, realms: tuple[str, ...] = ()) -> None:
-        self._registry = registry
+        self.registry = registry
         self._realms = frozenset(_host(realm) for realm in realms)
 
     def refusal(self, realm: URL) -> str | None:
@@ -40,9 +40,9 @@ class Trust:
             return "its token realm is not a web address"
         if realm.user is not None or realm.password is not None:
             return f"its token realm has a user name in it, for {host}"
-        if realm.scheme == "http" and self._registry.scheme == "https" and not self._named(realm):
+        if realm.scheme == "http" and self.registry.scheme == "https" and not self.names(realm):
             return f"it asks for tokens to be fetched from {host} without TLS"
-        if is_private_host(host) and not (self._named(realm) or is_private_host(self._registry.host or "")):
+        if is_private_host(host) and not (self.names(realm) or is_private_host(self.registry.host or "")):
             return f"its token realm {host} is a private address; if that is right, add it to `realms` of this upstream"
         return None
 
@@ -54,15 +54,16 @@ class Trust:
         """
         if self.refusal(realm) is not None:
             return False
-        host, own = (realm.host or "").lower(), (self._registry.host or "").lower()
-        if host == own or self._named(realm):
+        host, own = (realm.host or "").lower(), (self.registry.host or "").lower()
+        if host == own or self.names(realm):
             return True
         if is_private_host(host) or is_private_host(own):  # IP addresses share nothing
             return False
         domain = registrable(own)
         return domain is not None and domain == registrable(host)
 
-    def _named(self, realm: URL) -> bool:
+    def names(self, realm: URL) -> bool:
+        """Say whether `realms` of the configuration names this host, or this host and port."""
         host = (realm.host or "").lower()
         return host in self._realms or f"{host}:{realm.port}" in self._realms
 

@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
 from mirror.errors import UpstreamBroken, UpstreamError, UpstreamUnavailable
-from mirror.metrics import UPSTREAM_ANSWERS, UPSTREAM_AWAY, UPSTREAM_BYTES
+from mirror.metrics import UPSTREAM_ANSWERS, UPSTREAM_AWAY, UPSTREAM_BYTES, UPSTREAM_FIRST_BYTE_SECONDS
 from mirror.upstream.address import AddressRefused
 from mirror.upstream.sessions import STALL
+from mirror.upstream.tls import Tls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from yarl import URL
 
-    from mirror.upstream.sessions import Sessions, Trusted
+    from mirror.config.credentials import Credentials
+    from mirror.upstream.reach import Reach
+    from mirror.upstream.route import Route
+    from mirror.upstream.sessions import Sessions
 
 _MAX_ERROR_BODY = 64 * 1024  # bytes of an error's body that are read
 _MAX_QUOTE = 300  # characters of it that a person is shown
@@ -35,6 +41,7 @@ class Answer:
     response: aiohttp.ClientResponse
     url: URL  # where it came from, after redirects; perhaps signed: not for showing
     public: bool = True  # no credentials were in play
+    shown: Credentials | None = None  # what was shown to the registry itself
     error_body: bytes | None = None
 
     @property
@@ -60,30 +67,60 @@ class Wire:
     """How one upstream is dialled, its redirect targets and token services included. Metrics call it `label`."""
 
     def __init__(
-        self, namespace: str, sessions: Sessions, *, guarded: bool, trusted: Trusted, label: str | None = None
+        self,
+        namespace: str,
+        sessions: Sessions,
+        *,
+        reach: Reach,
+        route: Route,
+        tls: Tls | None = None,
+        label: str | None = None,
     ) -> None:
         self.namespace = namespace
         self._sessions = sessions
-        self._guarded = guarded
-        self._trusted = trusted
+        self._reach = reach
+        self._route = route
+        self._tls = tls or Tls()
         self.label = label or namespace
         self._bytes = UPSTREAM_BYTES.labels(self.label)
 
-    async def send(self, method: str, url: URL, headers: Mapping[str, str], *, kind: str) -> Answer:
+    async def send(
+        self, method: str, url: URL, headers: Mapping[str, str], *, kind: str, body: bytes | None = None
+    ) -> Answer:
         """Send one request, following nothing.
 
         `kind` is one of manifest, blob, token, tags, referrers, ping, for the metrics. Raise `UpstreamUnavailable`
         where no answer comes, `UpstreamBroken` where it is none of HTTP's or the address must not be dialled.
         """
+        began = time.monotonic()
         try:
-            response = await self._sessions.request(
-                method, url, headers, bulk=kind == "blob", guarded=self._guarded, trusted=self._trusted
-            )
+            response = await self._dial(method, url, headers, kind=kind, body=body)
         except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: an address that aiohttp cannot send
             self.count(kind, "timeout" if isinstance(error, TimeoutError) else "connect")
             raise self.failure(error, url) from None  # the cause's own text may show the address with its query
+        UPSTREAM_FIRST_BYTE_SECONDS.labels(self.label, kind).observe(time.monotonic() - began)
         self.count(kind, str(response.status))
         return Answer(response, url)
+
+    async def _dial(
+        self, method: str, url: URL, headers: Mapping[str, str], *, kind: str, body: bytes | None
+    ) -> aiohttp.ClientResponse:
+        proxy = self._route.proxy(url)
+        tls = await self._tls.context(url, kind=kind, proxy=proxy)
+        request = partial(
+            self._sessions.request, method, url, headers, body=body, bulk=kind == "blob", tls=tls, proxy=proxy
+        )
+        try:
+            return await request(guarded=self._reach.guards(url))
+        except (aiohttp.ClientConnectorError, AddressRefused) as error:
+            refused = isinstance(getattr(error, "os_error", error), AddressRefused)
+            if not (refused and await self._reach.widens()):
+                raise
+        return await request(guarded=False)
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return what the proxy on the way is shown."""
+        return self._route.secrets()
 
     def count(self, kind: str, status: str) -> None:
         """Count one answer, or its absence."""
@@ -98,7 +135,7 @@ class Wire:
         host = url.host if url.is_default_port() else f"{url.host}:{url.port}"
         inner = getattr(error, "os_error", error)
         if isinstance(inner, AddressRefused):
-            return UpstreamBroken(f"{self.namespace}: {host}: {inner.strerror}", namespace=self.namespace)
+            return UpstreamBroken(f"{self.namespace}: {host}: {self._reach.refusal}", namespace=self.namespace)
         # aiohttp's errors of certificates are of `ValueError` too, and those may be mended over there.
         senseless = isinstance(error, aiohttp.InvalidURL) or not isinstance(error, aiohttp.ClientError | OSError)
         kind = UpstreamBroken if senseless else UpstreamUnavailable
@@ -196,13 +233,18 @@ def _connector(error: Any) -> str:
     return f"no connection ({error.os_error.strerror or type(error.os_error).__name__})"
 
 
+def _proxy_answered(error: Any) -> str:
+    wants = "; it wants a user name and a password, or other ones" if error.status == 407 else ""  # noqa: PLR2004
+    return f"the proxy that leads there answered {error.status}{wants}"
+
+
 # The first that fits; the narrow before the wide.
 _CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str | Callable[[Any], str]], ...] = (
     (aiohttp.ClientConnectorDNSError, "its name does not resolve"),
     (aiohttp.ClientConnectorCertificateError, _certificate),
     (aiohttp.ClientConnectorSSLError, _tls),
     (aiohttp.ClientProxyConnectionError, "the proxy that leads there cannot be reached"),
-    (aiohttp.ClientHttpProxyError, lambda error: f"the proxy that leads there answered {error.status}"),
+    (aiohttp.ClientHttpProxyError, _proxy_answered),
     (aiohttp.ConnectionTimeoutError, "no connection in time"),
     (TimeoutError, "nothing came for too long"),
     (aiohttp.ClientConnectorError, _connector),
