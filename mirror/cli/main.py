@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from mirror import __version__
-from mirror.cli import check, serve
+from mirror.cli import check, client_config, doctor, ratelimit, serve
 from mirror.errors import ConfigError, MirrorError
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("check")(check.check)
+app.command("client-config")(client_config.client_config)
+app.command("doctor")(doctor.doctor)
+app.command("ratelimit")(ratelimit.ratelimit)
 
 
 def _print_version(wanted: bool) -> None:
