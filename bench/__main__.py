@@ -13,7 +13,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from bench import cold, crash, crowd, far_range, first_pull, offline, tag
+from bench import cold, crash, crowd, far_range, first_pull, offline, tag, tls
 from bench.figures import Figure, document, table
 from bench.options import Options
 from bench.stage import BenchError
@@ -31,6 +31,7 @@ BENCHES: dict[str, Callable[[Path, Options], list[Figure]]] = {
     "crash": crash.run,
     "cold": cold.run,
     "offline": offline.run,
+    "tls": tls.run,
 }
 
 

@@ -85,13 +85,6 @@ class Mirror(MirrorProcess):
         directory.mkdir()
         super().__init__(directory, {"upstreams": {"docker.io": {"url": upstream.url}}, **config}, env=_ENV)
 
-    def ready(self) -> bool:
-        """Say whether it is ready; remember its address as a configuration writes it, for the next start."""
-        is_ready = super().ready()
-        if self._address is not None:
-            self._address = self.host
-        return is_ready
-
 
 class Peer(Program):
     """Debian's docker-registry (distribution 2.8) in front of `upstream`, for comparison."""
