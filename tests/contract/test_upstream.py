@@ -273,3 +273,11 @@ async def test_an_upstream_is_away_after_a_failure_until_it_answers(house: House
     assert upstream.away
     await upstream.head(REPO, V1, patience=5)
     assert not upstream.away
+
+
+async def test_a_probe_says_that_it_answers(house: House) -> None:
+    upstream = house.upstreams.of(NAMESPACE)
+    found = await upstream.probe(patience=5)
+    assert (found.identity, found.offered) == (False, False)
+    assert not upstream.away
+    assert upstream.budget is None

@@ -14,9 +14,10 @@ from mirror.errors import RangeInvalid
 from tests.fakes.answer import Answer
 from tests.fakes.auth import Auth
 from tests.fakes.content import Content, Plain
-from tests.fakes.library import OCI_INDEX, Library
+from tests.fakes.library import DOCKER_SCHEMA1, OCI_INDEX, Library
 
 if TYPE_CHECKING:
+    from tests.fakes.manner import Manner, Refusal
     from tests.fakes.records import Record
 
 _ACCEPTED = {"GET", "HEAD"}
@@ -36,6 +37,20 @@ class Endpoints(Library):
         self.page_limit = 100  # tags, referrers of one page at most
         self.authorized_storage_requests = 0  # how often the second origin was sent an Authorization
         self.signed: dict[str, tuple[float, str, str]] = {}  # raw path and query -> until when, repo, digest
+        self.prefix = ""  # of every path of the API
+        self.name: str | None = None  # the host of the API, where it has one
+        self.token_name: str | None = None  # the host of the token service, where it is another
+        self.storage_name: str | None = None  # the host of the second origin
+
+    @property
+    def breaches(self) -> list[str]:
+        """What was done to it that nobody may do who knows how."""
+        return self.auth.breaches
+
+    @property
+    def manner(self) -> Manner:
+        """What is peculiar to it."""
+        return self.auth.manner
 
     @property
     def url(self) -> str:
@@ -61,17 +76,18 @@ class Endpoints(Library):
     def answer(self, record: Record) -> Answer:
         if record.kind == "token":
             status, body = self.auth.issue(record)
+            if status != 200 and self.manner.pages:
+                return whole(status, _page("no token"), "text/html")
             return whole(status, body, "application/json")
-        refusal = self.auth.refusal(record)
-        if refusal is not None:
-            return self._refuse(record, *refusal)
+        if record.kind != "nowhere" and (refusal := self._refusal(record)) is not None:
+            return self._refuse(record, refusal)
         if record.method not in _ACCEPTED:
             return error_(405, "UNSUPPORTED", "this registry is read only")
         endpoint = {
             "ping": self._answer_ping,
-            "manifest": self._answer_manifest,
+            "manifest": self._answer_manifest if self.manner.forward is None else self._answer_elsewhere,
             "blob": self._answer_blob,
-            "tags": self._answer_tags,
+            "tags": self._answer_tags if self.manner.forward is None else self._answer_elsewhere,
             "referrers": self._answer_referrers,
         }.get(record.kind, self._answer_nothing)
         return endpoint(record)
@@ -82,11 +98,29 @@ class Endpoints(Library):
     def _answer_nothing(self, _: Record) -> Answer:
         return error_(404, "NAME_UNKNOWN", "no such thing")
 
-    def _refuse(self, record: Record, status: int, error: str | None) -> Answer:
-        answer = error_(status, "UNAUTHORIZED" if status == 401 else "DENIED", "access to the resource is denied")
-        if status == 401:
-            for challenge in self.auth.challenges(self.url, record.repo, error):
+    def _refusal(self, record: Record) -> Refusal | None:
+        if record.kind == "blob" and record.method == "HEAD" and self.manner.head_blob is not None:
+            self.breaches.append(f"{record.host} was sent a HEAD of a blob")
+            return self.manner.head_blob
+        refusal = self.auth.refusal(record)
+        if refusal is None and record.repo is not None and record.repo not in self.shelves:
+            return self.manner.unknown_name
+        return refusal
+
+    def _refuse(self, record: Record, refusal: Refusal) -> Answer:
+        answer = error_(refusal.status, refusal.code, refusal.message)
+        if self.manner.pages:
+            answer = whole(refusal.status, _page(refusal.message), "text/html")
+        if refusal.challenge is not None:
+            answer.headers.add("WWW-Authenticate", refusal.challenge)
+        elif refusal.status == 401 and not refusal.bare:
+            for challenge in self.auth.challenges(self.url, record.repo, refusal.error):
                 answer.headers.add("WWW-Authenticate", challenge)
+        return answer
+
+    def _answer_elsewhere(self, record: Record) -> Answer:
+        answer = whole(307, b"", "text/html")
+        answer.headers["Location"] = f"{self.manner.forward}/{record.path.removeprefix(f'{self.prefix}/v2/')}"
         return answer
 
     def _answer_manifest(self, record: Record) -> Answer:
@@ -95,7 +129,13 @@ class Endpoints(Library):
         manifest = self.manifest(record.repo, record.reference)
         if manifest is None:
             return error_(404, "MANIFEST_UNKNOWN", "manifest unknown")
+        accepted = record.headers.get("Accept", "")
+        if self.manner.explicit_accept and manifest.media_type not in accepted:
+            self.breaches.append(f"{record.host} was asked for a manifest as {accepted!r}")
+            body = {"schemaVersion": 1, "name": record.repo, "tag": record.reference, "fsLayers": [], "history": []}
+            return whole(200, json.dumps(body).encode(), DOCKER_SCHEMA1)
         answer = _content(record, manifest.content, manifest.media_type)
+        answer.headers.update(self.manner.manifest_headers)
         if self.digest_header and record.digest is not None:
             answer.headers["Docker-Content-Digest"] = record.digest
             answer.headers["ETag"] = f'"{record.digest}"'
@@ -166,6 +206,7 @@ class Endpoints(Library):
     def answer_storage(self, record: Record) -> Answer:
         if "Authorization" in record.headers:
             self.authorized_storage_requests += 1
+            self.breaches.append(f"{record.host}, which is storage, was sent an Authorization")
             return whole(400, b"<Error><Code>InvalidArgument</Code>Only one auth mechanism allowed</Error>", "text/xml")
         if record.method not in _ACCEPTED:
             return whole(405, b"<Error><Code>MethodNotAllowed</Code></Error>", "text/xml")
@@ -180,6 +221,10 @@ class Endpoints(Library):
 
 def whole(status: int, body: bytes, media_type: str) -> Answer:
     return Answer(status, CIMultiDict({"Content-Type": media_type}), Plain(body), 0, len(body))
+
+
+def _page(text: str) -> bytes:
+    return f"<html><body>{text}</body></html>".encode()
 
 
 def error_(status: int, code: str, message: str) -> Answer:

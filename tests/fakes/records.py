@@ -21,7 +21,7 @@ class Record:
     query: str  # as it came
     headers: CIMultiDictProxy[str]
     time: float
-    kind: str = "other"  # ping manifest blob tags referrers catalog upload token storage other
+    kind: str = "other"  # ping manifest blob tags referrers catalog upload token storage nowhere other
     repo: str | None = None
     reference: str | None = None  # a tag or a digest, as it came
     digest: str | None = None  # of the content that is asked for, where there is such content
@@ -32,6 +32,12 @@ class Record:
     aborted: bool = False  # the connection ended before the answer did, whoever ended it
     done: bool = False
     ended: float | None = None
+    form: str = ""  # the body of a POST to the token service, as it came
+
+    @property
+    def host(self) -> str:
+        """The host that was asked, without a port that is the usual one."""
+        return self.headers.get("Host", "").removesuffix(":443")
 
     def count(self, size: int) -> None:
         """Note that `size` more bytes of the body went out."""

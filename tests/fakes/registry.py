@@ -65,6 +65,10 @@ class FakeRegistry(Endpoints):
         if self._broken:
             raise self._broken[0]  # a fault of the fake itself must not look like one that was asked for
 
+    def serve_tls(self, context: ssl.SSLContext) -> None:
+        """Speak TLS from the next start on."""
+        self._tls = context
+
     async def start(self) -> None:
         """Listen: on free ports the first time, on the same ones after a `stop`."""
         for number, handler in enumerate((self._registry, self._storage)):
@@ -94,14 +98,19 @@ class FakeRegistry(Endpoints):
         return f"127.0.0.1:{self._ports[0]}"
 
     @property
+    def ports(self) -> tuple[int, int]:
+        """Where the registry and the second origin listen."""
+        return self._ports[0], self._ports[1]
+
+    @property
     def url(self) -> str:
         """Base URL of the registry."""
-        return f"{'https' if self._tls else 'http'}://{self.host}"
+        return f"{'https' if self._tls else 'http'}://{self.name or self.host}{self.prefix}"
 
     @property
     def storage_url(self) -> str:
         """Base URL of the second origin."""
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._ports[1]}"
+        return f"{'https' if self._tls else 'http'}://{self.storage_name or f'127.0.0.1:{self._ports[1]}'}"
 
     def fault(self, *, then: faults.Fault | Sequence[faults.Fault], **match: Any) -> faults.Rule:
         """Declare a rule (`faults.Rule`). With `redirect_blobs` the bodies of blobs have the kind "storage"."""
@@ -151,9 +160,11 @@ class FakeRegistry(Endpoints):
 
     async def _registry(self, request: web.BaseRequest) -> web.StreamResponse:
         record = self._record(request)
-        _classify(record)
+        self._classify(record)
         if record.path == "/_stats":
             return await self._stats(request, record)
+        if record.kind == "token" and record.method == "POST":
+            record.form = (await request.read()).decode()
         if record.kind == "manifest" and record.repo and record.reference:
             record.digest = self.digest_of(record.repo, record.reference)
         return await self._guarded(request, record, self.answer)
@@ -167,6 +178,16 @@ class FakeRegistry(Endpoints):
         return await send(
             request, whole(200, json.dumps(stats).encode(), "application/json"), record, (), (), fast=False
         )
+
+    def _classify(self, record: Record) -> None:
+        """Say what is asked for; `nowhere` where this host has no such thing."""
+        of_tokens = self.token_name is not None and record.host == self.token_name
+        if record.path == self.auth.token_path and (of_tokens or self.token_name is None):
+            record.kind = "token"
+        elif of_tokens or not record.path.startswith(f"{self.prefix}/"):
+            record.kind = "nowhere"
+        else:
+            _classify(record, record.path.removeprefix(self.prefix))
 
     # The second origin, where blobs may lie.
 
@@ -257,15 +278,13 @@ class FakeRegistry(Endpoints):
         return paces
 
 
-def _classify(record: Record) -> None:
-    if record.path == "/token":
-        record.kind = "token"
-    elif record.path in ("/v2", "/v2/"):
+def _classify(record: Record, path: str) -> None:
+    if path in ("/v2", "/v2/"):
         record.kind = "ping"
-    elif record.path == "/v2/_catalog":
+    elif path == "/v2/_catalog":
         record.kind = "catalog"
-    elif record.path.startswith("/v2/"):
-        parts = record.path.removeprefix("/v2/").split("/")
+    elif path.startswith("/v2/"):
+        parts = path.removeprefix("/v2/").split("/")
         if parts[-2:] == ["tags", "list"]:
             record.kind, record.repo = "tags", "/".join(parts[:-2])
         elif "uploads" in parts:

@@ -12,11 +12,13 @@ from mirror.errors import NameUnknown, UpstreamBroken, UpstreamError, UpstreamNo
 from mirror.oci.digest import Digest
 from mirror.oci.mediatype import OCI_INDEX, OCI_MANIFEST
 from mirror.oci.name import Reference, Repository, Tag
-from mirror.upstream.protocol import ManifestBody, ManifestHead, ReferrersBody, TagPage, Urgency
+from mirror.upstream.protocol import ManifestBody, ManifestHead, Probe, ReferrersBody, TagPage, Urgency
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator
+
+    from mirror.upstream.budget import Budget
 
 _PIECE = 64 * 1024
 
@@ -25,7 +27,7 @@ _PIECE = 64 * 1024
 class Call:
     """One call, as it came."""
 
-    method: str  # head, manifest, blob, tags, referrers
+    method: str  # head, manifest, blob, tags, referrers, probe
     repository: Repository
     reference: str = ""
     start: int = 0
@@ -102,6 +104,7 @@ class FakeUpstream:
     sent: dict[Digest, int] = field(default_factory=dict)  # bytes of each blob
     transfers: int = 0  # blobs that are on their way now
     label: str = ""  # its namespace, unless it is given
+    budget: Budget | None = None
     _failures: list[tuple[str, UpstreamError]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -178,6 +181,10 @@ class FakeUpstream:
         found = self.referring.get((repository.name, digest), [])
         body = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found}).encode()
         return ReferrersBody(body, self.public)
+
+    async def probe(self, *, patience: float) -> Probe:
+        self._begin(Call("probe", Repository(self.namespace, "")))
+        return Probe(identity=not self.public, offered=not self.public, date=None, seconds=0.0)
 
     def _manifest(self, method: str, repository: Repository, reference: Reference) -> tuple[Digest, str, bytes]:
         self._begin(Call(method, repository, str(reference)))

@@ -192,8 +192,8 @@ async def test_the_metrics_tell_of_requests_bytes_fills_and_room(start: StartMir
         "mirror_store_bytes", "mirror_store_room_bytes", "mirror_ready",
     ):  # fmt: skip
         assert family in families, family
-    assert 'mirror_requests_total{cache="miss",kind="manifest",status="200"}' in text
-    assert 'mirror_requests_total{cache="miss",kind="blob",status="404"}' in text
+    assert 'mirror_requests_total{cache="miss",kind="manifest",namespace="docker.io",status="200"}' in text
+    assert 'mirror_requests_total{cache="miss",kind="blob",namespace="docker.io",status="404"}' in text
     assert "mirror_ready 1.0" in text
     assert REPO not in text  # names of repositories would make the metrics grow without bound
 

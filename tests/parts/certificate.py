@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 def certificate(directory: Path, *, name: str = "localhost") -> tuple[Path, Path]:
-    """Write `cert.pem` and `key.pem` for `name` and 127.0.0.1, good for a day, into `directory`; return both paths."""
+    """Write `cert.pem` and `key.pem` for `name`, 127.0.0.1 and ::1, good for a day; return both paths."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)
-    names = x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    addresses = [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
+    names = x509.SubjectAlternativeName([x509.DNSName(name), *addresses])
     signed = (
         x509.CertificateBuilder()
         .subject_name(subject)

@@ -5,29 +5,42 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.parts import cri
 from tests.parts.client import NO_WAY_OUT
+from tests.parts.etc import laid_over
 from tests.parts.process import Program, ProgramError, run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from tests.images import Image
 
 
+_CERTS = Path("/etc/containerd/certs.d")
+
+
 class Containerd(Program):
-    """containerd as `ctr` uses it. `hosts` gives each registry, or `_default`, the text of its `hosts.toml`."""
+    """containerd as `ctr` uses it. `hosts` gives each registry, or `_default`, the text of its `hosts.toml`.
+
+    With `root` these files are below `/etc/containerd/certs.d`, where `root/etc` is laid over `/etc`.
+    """
 
     namespace = "tests"
 
     def __init__(
-        self, directory: Path, *, hosts: Mapping[str, str] | None = None, cri_mirrors: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        *,
+        hosts: Mapping[str, str] | None = None,
+        cri_mirrors: Mapping[str, str] | None = None,
+        root: Path | None = None,
     ) -> None:
         self.socket = directory / "sock"
-        self._hosts = directory / "hosts"
+        self._hosts = directory / "hosts" if root is None else _CERTS
+        self._within = laid_over(root)
         for name, text in (hosts or {}).items():
             (self._hosts / name).mkdir(parents=True)
             (self._hosts / name / "hosts.toml").write_text(text)
@@ -46,10 +59,11 @@ class Containerd(Program):
                         f'[plugins."io.containerd.grpc.v1.cri".registry.mirrors."{name}"]\nendpoint = ["{endpoint}"]'
                         for name, endpoint in (cri_mirrors or {}).items()
                     ),
+                    *([f'[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = "{_CERTS}"'] if root else []),
                 ]
             )
         )
-        super().__init__(["containerd", "--config", config], directory / "log", env=NO_WAY_OUT)
+        super().__init__([*self._within, "containerd", "--config", config], directory / "log", env=NO_WAY_OUT)
 
     def ready(self) -> bool:
         try:
@@ -60,7 +74,8 @@ class Containerd(Program):
 
     def _ctr(self, *arguments: str) -> str:
         # ctr resolves and fetches by itself: it must find no way out either.
-        return run("ctr", "--address", self.socket, "--namespace", self.namespace, *arguments, env=NO_WAY_OUT)
+        command = ["ctr", "--address", str(self.socket), "--namespace", self.namespace, *arguments]
+        return run(*self._within, *command, env=NO_WAY_OUT)
 
     def pull(self, reference: str) -> None:
         self._ctr("images", "pull", "--hosts-dir", str(self._hosts), reference)
@@ -87,7 +102,7 @@ class Containerd(Program):
 
 
 class ContainerdCri(Containerd):
-    """containerd as a kubelet uses it, with the old table of mirrors (`registry.mirrors`) and no `hosts.toml`."""
+    """containerd as a kubelet uses it, with the old table of mirrors (`registry.mirrors`), or with `hosts.toml`."""
 
     namespace = "k8s.io"
 

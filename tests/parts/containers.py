@@ -8,6 +8,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from tests.parts.client import NO_WAY_OUT
+from tests.parts.etc import laid_over
 from tests.parts.process import run
 
 if TYPE_CHECKING:
@@ -29,11 +30,13 @@ def registries_conf(mirror_host: str, registries: Iterable[str]) -> str:
 
 
 class _Library:
-    """What the three have in common."""
+    """What the three have in common. `registries` is all that they are told; or `root/etc` is laid over `/etc`."""
 
-    def __init__(self, directory: Path, registries: str) -> None:
+    def __init__(self, directory: Path, registries: str | None = None, *, root: Path | None = None) -> None:
         self._directory = directory
-        (directory / "registries.conf").write_text(registries)
+        self._within = laid_over(root)
+        if registries is not None:
+            (directory / "registries.conf").write_text(registries)
         (directory / "auth.json").write_text("{}")
         (directory / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
         # The built-in limits may be above what is allowed here.
@@ -43,7 +46,7 @@ class _Library:
         )
         self.env = {
             **NO_WAY_OUT,
-            "CONTAINERS_REGISTRIES_CONF": str(directory / "registries.conf"),
+            **({"CONTAINERS_REGISTRIES_CONF": str(directory / "registries.conf")} if registries is not None else {}),
             "CONTAINERS_CONF": str(directory / "containers.conf"),
             "REGISTRY_AUTH_FILE": str(directory / "auth.json"),
             "TMPDIR": str(directory),
@@ -55,7 +58,9 @@ class Podman(_Library):
     """podman as root; containers without network."""
 
     def _podman(self, *arguments: str) -> str:
-        return run("podman", *self.storage, f"--tmpdir={self._directory}/podman", *arguments, env=self.env)
+        return run(
+            *self._within, "podman", *self.storage, f"--tmpdir={self._directory}/podman", *arguments, env=self.env
+        )
 
     def pull(self, reference: str) -> None:
         policy = f"--signature-policy={self._directory}/policy.json"
@@ -80,7 +85,7 @@ class Buildah(_Library):
     """buildah; it runs a command in a working container, isolated by chroot."""
 
     def _buildah(self, *arguments: str) -> str:
-        return run("buildah", *self.storage, *arguments, env=self.env)
+        return run(*self._within, "buildah", *self.storage, *arguments, env=self.env)
 
     def pull(self, reference: str) -> None:
         policy = f"--signature-policy={self._directory}/policy.json"
@@ -104,6 +109,11 @@ class Buildah(_Library):
 class Skopeo(_Library):
     """skopeo, which copies and runs nothing: everything that it got lies in an OCI layout, and is read again."""
 
+    def __init__(self, directory: Path, registries: str | None = None, *, root: Path | None = None) -> None:
+        super().__init__(directory, registries, root=root)
+        # It does not look at CONTAINERS_REGISTRIES_CONF.
+        self._told = ["--registries-conf", directory / "registries.conf"] if registries is not None else []
+
     def _layout(self, reference: str) -> Path:
         return self._directory / "pulled" / hashlib.sha256(reference.encode()).hexdigest()[:12]
 
@@ -111,7 +121,7 @@ class Skopeo(_Library):
         layout = self._layout(reference)
         layout.mkdir(parents=True)
         run(
-            "skopeo", "--registries-conf", self._directory / "registries.conf",
+            *self._within, "skopeo", *self._told,
             "--policy", self._directory / "policy.json", "copy", "--quiet", "--preserve-digests",
             *(["--all"] if ".sig" not in reference else []),
             f"docker://{reference}", f"oci:{layout}:pulled", env=self.env,

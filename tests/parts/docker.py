@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from tests.parts.client import NO_WAY_OUT
+from tests.parts.etc import laid_over
 from tests.parts.process import Program, ProgramError, run
 
 if TYPE_CHECKING:
@@ -16,9 +17,14 @@ if TYPE_CHECKING:
 
 
 class Dockerd(Program):
-    """A Docker daemon without a bridge: containers that it starts have no network."""
+    """A Docker daemon without a bridge: containers that it starts have no network.
 
-    def __init__(self, directory: Path, *, mirrors: Sequence[str] = (), login: str | None = None) -> None:
+    With `root` it finds its configuration below `/etc`, over which `root/etc` is laid; else it is told `mirrors`.
+    """
+
+    def __init__(
+        self, directory: Path, *, mirrors: Sequence[str] = (), login: str | None = None, root: Path | None = None
+    ) -> None:
         self._host = f"unix://{directory}/docker.sock"
         self._client_env = {"DOCKER_CONFIG": str(directory / "client")}
         if login is not None:  # to Docker Hub, as `docker login` leaves it: base64 of user:password
@@ -26,11 +32,13 @@ class Dockerd(Program):
             (directory / "client/config.json").write_text(
                 json.dumps({"auths": {"https://index.docker.io/v1/": {"auth": login}}})
             )
-        config = directory / "daemon.json"
-        config.write_text(json.dumps({"registry-mirrors": list(mirrors)}))
+        told: list[str | Path] = []
+        if root is None:
+            told = ["--config-file", directory / "daemon.json"]
+            (directory / "daemon.json").write_text(json.dumps({"registry-mirrors": list(mirrors)}))
         super().__init__(
             [
-                "dockerd", "--config-file", config, "--host", self._host, "--pidfile", directory / "pid",
+                *laid_over(root, written=True), "dockerd", *told, "--host", self._host, "--pidfile", directory / "pid",
                 "--data-root", directory / "data", "--exec-root", directory / "exec",
                 "--bridge=none", "--iptables=false", "--ip6tables=false", "--shutdown-timeout=5",
             ],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import ssl
 import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from tests.parts.process import Program
 
@@ -18,26 +20,39 @@ if TYPE_CHECKING:
 class MirrorProcess(Program):
     """`python -m mirror serve`, on a free port of 127.0.0.1 that it keeps when it is started again.
 
-    `config` is merged over what is needed here; its log is JSON, one file over all starts.
+    `config` is merged over what is needed here; its log is JSON, one file over all starts. `tls` is a certificate that
+    vouches for itself, and its key: then it speaks https.
     """
 
-    def __init__(self, directory: Path, config: Mapping[str, Any], *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: Mapping[str, Any],
+        *,
+        env: Mapping[str, str] | None = None,
+        tls: tuple[Path, Path] | None = None,
+    ) -> None:
+        self._tls = tls
         self._config = dict(config)
-        self._file = directory / "mirror.yaml"
+        self.file = directory / "mirror.yaml"
         self.store = directory / "store"
         self._address: str | None = None
         self._read_from = 0
         super().__init__(
-            [sys.executable, "-m", "mirror", "serve", "--config", self._file], directory / "mirror.log", env=env
+            [sys.executable, "-m", "mirror", "serve", "--config", self.file], directory / "mirror.log", env=env
         )
 
     def start(self) -> None:
-        address = (self._address or "127.0.0.1:0").removeprefix("http://")
-        self._file.write_text(
+        tls = {"tls": {"cert_file": str(self._tls[0]), "key_file": str(self._tls[1])}} if self._tls else {}
+        self.file.write_text(
             json.dumps(
                 {
                     **self._config,
-                    "server": {"listen": address, **self._config.get("server", {})},
+                    "server": {
+                        "listen": self.host if self._address else "127.0.0.1:0",
+                        **tls,
+                        **self._config.get("server", {}),
+                    },
                     "storage": {"path": str(self.store), "min_free": "0B", **self._config.get("storage", {})},
                     "log": {"level": "info", "format": "json"},
                 }
@@ -52,7 +67,8 @@ class MirrorProcess(Program):
         if self._address is None:
             return False
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5):  # noqa: S310 - our own http
+            trust = ssl.create_default_context(cafile=self._tls[0]) if self._tls else None
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5, context=trust):  # noqa: S310 - our own
                 return True
         except (urllib.error.URLError, ConnectionError):
             return False
@@ -68,12 +84,12 @@ class MirrorProcess(Program):
     def host(self) -> str:
         """`127.0.0.1:PORT`."""
         assert self._address is not None, "the mirror has not been started"
-        return self._address.removeprefix("http://")
+        return urlsplit(self._address).netloc
 
     @property
     def url(self) -> str:
         """Base URL."""
-        return f"http://{self.host}"
+        return f"{'https' if self._tls else 'http'}://{self.host}"
 
     @property
     def rss(self) -> int:

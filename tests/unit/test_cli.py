@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
@@ -20,6 +21,9 @@ from mirror.cli import banner
 from mirror.cli.main import main
 from mirror.config import Config, parse
 from mirror.errors import StoreUnusable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,13 +102,15 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """Stand in for the room below, which has tests of its own."""
-    module = ModuleType("mirror.server.run")
-    monkeypatch.setitem(sys.modules, "mirror.server.run", module)
-    monkeypatch.setattr("mirror.server.run", module, raising=False)
+    module = ModuleType("mirror.server.process")
+    monkeypatch.setitem(sys.modules, "mirror.server.process", module)
+    monkeypatch.setattr("mirror.server.process", module, raising=False)
     monkeypatch.setattr("mirror.log.setup", lambda *arguments: setattr(module, "log", arguments))
-    return module
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield module
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @pytest.mark.usefixtures("directory")
@@ -112,7 +118,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_serve_hands_the_configuration_down_and_its_code_back(code: int, server: ModuleType) -> None:
     seen: list[Config] = []
 
-    def serve(config: Config, **_: Any) -> int:
+    def serve(config: Config, *_: Any) -> int:
         seen.append(config)
         return code
 
@@ -129,7 +135,7 @@ def test_serve_hands_the_configuration_down_and_its_code_back(code: int, server:
 def test_a_mirror_that_cannot_run_says_why_in_one_line(
     error: Exception, server: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def serve(_config: Config, **_: Any) -> int:
+    def serve(_config: Config, *_: Any) -> int:
         raise error
 
     server.serve = serve  # type: ignore[attr-defined]

@@ -73,7 +73,10 @@ def test_every_key_that_the_commented_default_explains_is_accepted(tmp_path: Pat
         ("#    read_ahead", "    read_ahead"),
         ("#    realms", "    realms"),
         ("#    endpoints", "    endpoints"),
-        ("  # trusted_proxies", "  trusted_proxies"),
+        ("  # max_connections_per_client", "  max_connections_per_client"),
+        ("  # max_requests_per_client", "  max_requests_per_client"),
+        ("  # access_file", "  access_file"),
+        ("#    proxy:", "    proxy:"),
         ("#  quay.io", "  quay.io"),
         ("#  registry.example:", "  registry.example:"),
         ("#    url:", "    url:"),
@@ -82,10 +85,13 @@ def test_every_key_that_the_commented_default_explains_is_accepted(tmp_path: Pat
         assert commented in text
         text = text.replace(commented, plain)
     (tmp_path / "hub").write_text("hunter2\n")
-    config = read(text)
+    config = read(text, {"PASS": "x"})
     assert config.upstreams["docker.io"].password == Secret("hunter2")
+    assert config.server.max_requests_per_client == 64
+    assert config.log.access_file == Path("/var/log/registry-mirror/access.jsonl")
     assert config.upstreams["registry.example"].url == "https://registry.example:5443"
     assert "quay.io" not in config.upstreams
+    assert config.refused == {"quay.io"}
     assert config.wildcard
     assert config.freshness == (
         FreshnessRule("docker.io/library/**", 600.0, 3600.0, math.inf, immutable=False),

@@ -58,7 +58,7 @@ CASES = [
     ("server: {listen: 'unix:relative'}", "write unix: and an absolute path"),
     ("server: {public_url: mirror.example}", "server.public_url: 'mirror.example' is not an http or https URL"),
     ("server: {workers: 4}", "server.workers: '4' is not supported yet"),
-    ("server: {trusted_proxies: [10.0.0.0/8]}", "server.trusted_proxies: this is not supported yet"),
+    ("server: {trusted_proxies: [10.0.0.1/8]}", "server.trusted_proxies[0]: '10.0.0.1/8' has bits behind its mask"),
     ("server: {offline: maybe}", "server.offline: 'maybe' is not a yes or no; write true or false"),
     ("server: {shutdown_timeout: forever}", "server.shutdown_timeout: 'forever' would never end"),
     ("server: {tls: {cert_file: /nowhere}}", "server.tls.cert_file: '/nowhere' cannot be read (No such file"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 from aiohttp.http_exceptions import BadStatusLine
+from prometheus_client import REGISTRY
 
 from mirror import log
 
@@ -91,6 +92,51 @@ def test_the_standard_librarys_records_take_the_same_way_out_once() -> None:
     assert (second["level"], second["event"]) == ("warning", "an odd level, 100%")
 
 
+def test_the_level_changes_for_loggers_that_were_used_before() -> None:
+    stream = io.StringIO()
+    log.setup("info", "json", stream)
+    logger, bound = structlog.get_logger("one"), structlog.get_logger("two").bind(a=1)
+    told = []
+    for level in ("info", "debug", "error", "debug", "info"):
+        log.set_level(level)
+        for each in (logger, bound):
+            each.debug(f"debug at {level}")
+            each.info(f"info at {level}")
+        logging.getLogger("aiohttp.server").info("of the library at %s", level)
+        told.append(len(lines(stream)))
+    assert told == [3, 8, 8, 13, 16]
+    assert not any(line["event"] in ("debug at info", "info at error") for line in lines(stream))
+
+
+def test_another_form_and_stream_are_for_loggers_that_were_used_before() -> None:
+    first, second = io.StringIO(), io.StringIO()
+    log.setup("info", "json", first)
+    logger = structlog.get_logger()
+    logger.info("one")
+    log.setup("debug", "console", second)
+    logger.debug("two")
+    log.setup("info", "json", first)
+    logger.info("three")
+    logging.getLogger("a.library").info("four")
+    assert [line["event"] for line in lines(first)] == ["one", "three", "four"]
+    assert "two" in second.getvalue()
+    assert not second.getvalue().startswith("{")
+
+
+def test_a_log_that_cannot_be_written_fails_nobody_and_is_counted() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device", text)
+
+    closed = io.StringIO()
+    closed.close()
+    before = REGISTRY.get_sample_value("mirror_log_lines_lost_total") or 0.0
+    for stream in (Full(), closed):
+        log.setup("info", "json", stream)
+        structlog.get_logger().info("lost")
+    assert REGISTRY.get_sample_value("mirror_log_lines_lost_total") == before + 2
+
+
 @pytest.mark.parametrize("cause", [BadStatusLine("\x16\x03\x01"), ConnectionResetError()])
 def test_a_client_that_speaks_no_http_is_noise(cause: Exception) -> None:
     for level, written in (("info", 0), ("debug", 1)):
@@ -127,6 +173,7 @@ def test_a_warning_of_python_is_a_line() -> None:
         {"cause": "401 to basic Y2FuYXJ5OmNhbmFyeQ== canaryless"[:36]},
         {"url": "https://me:canary@registry.example/v2/"},
         {"url": "https://me:can/canary@registry.example/v2/"},
+        {"cause": "'me:canary@registry.example' is not a registry"},
         {"url": "https://s3.example/x?X-Amz-Signature=canary&X-Amz-Credential=canary%2Fx&ns=docker.io"},
         {"url": "https://cdn.example/x?Expires=1&Signature=canary~-&Key-Pair-Id=canary"},
         {"url": "https://az.example/x?se=1&sig=canary%3D"},
@@ -163,6 +210,7 @@ def test_a_secret_in_the_event_itself_is_not_written() -> None:
         "https://auth.docker.io/token?service=registry.docker.io&scope=repository:library/nginx:pull",
         "the token service of docker.io said 401",
         "https://quay.io/app@sha256:" + "a" * 64,
+        "docker.io/library/app:v1@sha256:" + "a" * 64,
         "application/vnd.oci.image.index.v1+json",
     ],
 )

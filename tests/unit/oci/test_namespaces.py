@@ -30,6 +30,9 @@ NGINX = Repository("docker.io", "library/nginx")
         (None, "docker.io/nginx", None, NGINX),
         (None, "docker.io/library/nginx", None, NGINX),
         (None, "myreg:5000/app", None, Repository("myreg:5000", "app")),
+        (None, "myreg_5000/app", None, Repository("myreg:5000", "app")),  # where no colon may stand
+        (None, "other_5000/app", None, Repository("docker.io", "other_5000/app")),
+        (None, "myreg_5001/app", None, Repository("docker.io", "myreg_5001/app")),
         (None, "corp/app", None, Repository("corp", "app")),
         # a single component is a name, even where it has a dot
         (None, "nginx.example", None, Repository("docker.io", "library/nginx.example")),
@@ -87,6 +90,14 @@ def test_the_wildcard_admits_hosts_and_nothing_else() -> None:
     assert OPEN.resolve(None, "org/app", None) == Repository("docker.io", "org/app")
     with pytest.raises(NameUnknown):
         OPEN.resolve("hub", "org/app", None)
+
+
+def test_an_upstream_that_was_taken_away_is_not_admitted_by_the_wildcard() -> None:
+    shut = Namespaces(frozenset({"docker.io"}), "docker.io", wildcard=True, refused=frozenset({"quay.io"}))
+    assert shut.resolve(None, "org/app", "ghcr.io") == Repository("ghcr.io", "org/app")
+    for path, ns in (("org/app", "quay.io"), ("quay.io/org/app", None), ("org/app", "QUAY.io:443")):
+        with pytest.raises(NameUnknown, match=r'"quay\.io: false"'):
+            shut.resolve(None, path, ns)
 
 
 def test_a_default_that_was_taken_away_is_refused() -> None:

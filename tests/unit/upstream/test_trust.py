@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import socket
+from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from yarl import URL
 
 from mirror.upstream.address import AddressRefused, is_private_host, is_public, public_socket
 from mirror.upstream.trust import Trust
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address
 
 
 @pytest.mark.parametrize(
@@ -65,7 +71,8 @@ def test_public_addresses(address: str) -> None:
     "address",
     [
         "127.0.0.1", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "224.0.0.1",
-        "240.0.0.1", "255.255.255.255", "::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1", "2001:db8::1",
+        "240.0.0.1", "255.255.255.255", "::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1",
+        "fec0::1", "3fff::1", "::7f00:1", "ff02::1", "2001:db8::1",
         "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::", "not an address",
     ],
 )  # fmt: skip
@@ -77,6 +84,28 @@ def test_names_are_private_only_by_definition() -> None:
     assert is_private_host("registry.localhost.")
     assert is_private_host("[::1]")
     assert not is_private_host("quay.io")
+    assert not is_private_host("xn--bcher-kva.example")
+    assert not is_private_host("")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.1", "2130706433", "0177.0.0.1", "0x7f.0.0.1", "0x7f000001", "0", "127.0.0.1.", "10.1", "2852039166",
+        "0251.0376.0251.0376",
+    ],
+)  # fmt: skip
+def test_an_address_is_known_in_every_spelling_that_a_resolver_takes(host: str) -> None:
+    assert is_private_host(host)
+
+
+@given(st.ip_addresses(v=4))
+def test_how_an_address_is_spelled_changes_nothing(address: IPv4Address) -> None:
+    number, (a, b, c, d) = int(address), address.packed
+    private = not is_public(str(address))
+    for host in (f"{number}", f"{number:#x}", f"0{number:o}", f"0{a:o}.{b:#x}.{c}.{d}", f"{a}.{number & 0xFFFFFF}"):
+        assert is_private_host(host) is private
+    assert is_public(f"::ffff:{address}") is not private
 
 
 def test_a_socket_is_made_for_public_addresses_only() -> None:

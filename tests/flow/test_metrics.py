@@ -1,0 +1,164 @@
+"""The metrics: what they tell of each upstream, and that strangers can make them neither grow nor name anything."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from mirror import __version__
+from mirror.oci.digest import Digest
+from mirror.server import loop_lag
+from mirror.server.answers import Kind
+from tests.fakes.faults import Gate
+
+if TYPE_CHECKING:
+    from tests.fakes.registry import FakeRegistry
+    from tests.flow.conftest import Mirror, StartMirror
+
+REPO = "library/app"
+LARGE = bytes(range(251)) * 4000  # about 1 MB
+SMALL = b"small"
+
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+# What a label may say, whoever asks for whatever. Namespaces are those of the configuration.
+FIXED = {
+    "kind": {kind.value for kind in Kind} | {"token"},
+    "cache": {"hit", "miss", "stale", "revalidated", "collapsed", "none"},
+    "outcome": {"stored", "failed", "stopped", "begun", "refused", "past the limit"},
+    "reason": {"denied", "max_connections", "max_connections_per_client", "max_requests_per_client", "slow_header"},
+}
+NUMBERS = {"status": r"[1-5]\d\d|connect|timeout", "le": r"[0-9.]+|\+Inf", "generation": r"\d"}
+
+
+async def scrape(mirror: Mirror) -> Series:
+    reply = await mirror.get("/metrics")
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(reply.body.decode())
+        for sample in family.samples
+    }
+
+
+def value(series: Series, name: str, **labels: str) -> float:
+    return series.get((name, frozenset(labels.items())), 0.0)
+
+
+async def test_they_tell_of_each_upstream_on_its_own(
+    start: StartMirror, upstream: FakeRegistry, other: FakeRegistry
+) -> None:
+    mirror = await start({"docker.io": upstream, "quay.io": other})
+    for registry in (upstream, other):
+        registry.add_image(REPO, "v1", layers=[LARGE + registry.host.encode()])
+    before = await scrape(mirror)
+    await mirror.pull(REPO, "v1")
+    await mirror.pull(f"quay.io/{REPO}", "v1")
+    await mirror.pull(f"quay.io/{REPO}", "v1")
+    after = await scrape(mirror)
+
+    def gained(name: str, **labels: str) -> float:
+        return value(after, name, **labels) - value(before, name, **labels)
+
+    for namespace, hits in {"docker.io": 0, "quay.io": 1}.items():
+        for kind, number in {"manifest": 1, "blob": 2}.items():
+            asked = {"namespace": namespace, "kind": kind}
+            assert gained("mirror_requests_total", **asked, cache="miss", status="200") == number
+            assert gained("mirror_requests_total", **asked, cache="hit", status="200") == number * hits
+            for name in ("mirror_request_seconds_count", "mirror_first_byte_seconds_count"):
+                assert gained(name, **asked, cache="miss") == number
+                assert gained(name, **asked, cache="hit") == number * hits
+            assert gained("mirror_upstream_first_byte_seconds_count", **asked) == number
+        assert gained("mirror_upstream_queue_seconds_count", namespace=namespace) == 2
+        assert gained("mirror_fills_total", namespace=namespace, outcome="stored") == 2
+        assert gained("mirror_sent_bytes_total", namespace=namespace) > len(LARGE)
+
+
+async def test_the_first_byte_is_told_from_the_last(start: StartMirror, upstream: FakeRegistry) -> None:
+    mirror = await start(upstream)
+    blob = upstream.add_blob(REPO, LARGE)
+    gate = asyncio.Event()
+    upstream.fault(kind="blob", then=Gate(gate, at_byte=300_000))
+    before = await scrape(mirror)
+    async with mirror.session.get(f"{mirror.url}/v2/{REPO}/blobs/{blob}") as response:
+        await response.content.readexactly(1000)
+        asyncio.get_running_loop().call_later(0.3, gate.set)
+        await response.content.read()
+    await mirror.settled()
+    after = await scrape(mirror)
+    asked = {"namespace": "docker.io", "kind": "blob", "cache": "miss"}
+    first, whole = (
+        value(after, name, **asked) - value(before, name, **asked)
+        for name in ("mirror_first_byte_seconds_sum", "mirror_request_seconds_sum")
+    )
+    assert whole >= first + 0.25
+
+
+async def test_an_error_is_no_first_byte(start: StartMirror, upstream: FakeRegistry) -> None:
+    mirror = await start(upstream)
+    before = await scrape(mirror)
+    await mirror.get(f"/v2/{REPO}/manifests/none")
+    after = await scrape(mirror)
+    asked = {"namespace": "docker.io", "kind": "manifest", "cache": "miss"}
+    for name, gained in {"mirror_request_seconds_count": 1, "mirror_first_byte_seconds_count": 0}.items():
+        assert value(after, name, **asked) - value(before, name, **asked) == gained
+
+
+@pytest.mark.parametrize("wildcard", [False, True])
+async def test_strangers_name_nothing_in_them(start: StartMirror, upstream: FakeRegistry, *, wildcard: bool) -> None:
+    """Each value of a label is kept for ever: a thousand names that somebody made up must not be."""
+    upstreams = {"docker.io": upstream, **({"*": True} if wildcard else {})}
+    mirror = await start(upstreams, server={"offline": True, "trusted_proxies": ["127.0.0.1"]})
+    before = await scrape(mirror)
+    for number in range(1000):
+        name = f"evil{number}.example"
+        path = (
+            f"/v2/{REPO}/manifests/v1?ns={name}",
+            f"/v2/{name}/{REPO}/blobs/{Digest.of(name.encode())}",
+            f"/{name}/v2/{REPO}/tags/list",
+            f"/v2/{REPO}/evil/{name}",
+        )[number % 4]
+        await mirror.ask(
+            ("GET", "HEAD", f"EVIL{number}")[number % 3], path,
+            X_Forwarded_For=f"192.0.2.{number % 250}", User_Agent=name, X_Request_Id=name, OCI_Namespace=name,
+        )  # fmt: skip
+    after = await scrape(mirror)
+    new = set(after) - set(before)
+    assert new
+    namespaces = {"docker.io", "none", *(("*",) if wildcard else ())}
+    for name, labels in after:
+        assert "evil" not in name.lower() + repr(labels).lower()
+    for name, labels in new:
+        for label, text in labels:
+            if label in NUMBERS:
+                assert re.fullmatch(NUMBERS[label], text), (name, label, text)
+            else:
+                assert text in {**FIXED, "namespace": namespaces}[label], (name, label, text)
+    assert len({labels for name, labels in new if name == "mirror_requests_total"}) < 20
+
+
+async def test_a_loop_that_is_held_up_is_seen(
+    start: StartMirror, upstream: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_lag, "EVERY", 0.02)
+    mirror = await start(upstream)
+    before = await scrape(mirror)
+    time.sleep(0.3)  # noqa: ASYNC251  # this is what is to be seen
+    async with asyncio.timeout(5):
+        while True:
+            after = await scrape(mirror)
+            if value(after, "mirror_loop_lags_seconds_count") > value(before, "mirror_loop_lags_seconds_count"):
+                break
+    assert value(after, "mirror_loop_lags_seconds_sum") - value(before, "mirror_loop_lags_seconds_sum") > 0.2
+    assert "mirror_loop_lag_seconds" in {name for name, _ in after}
+
+
+async def test_they_say_what_runs(start: StartMirror, upstream: FakeRegistry) -> None:
+    series = await scrape(await start(upstream))
+    (labels,) = [dict(labels) for name, labels in series if name == "mirror_build_info"]
+    assert labels["version"] == __version__
+    assert not any(name.endswith("_created") for name, _ in series)

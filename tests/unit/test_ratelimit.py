@@ -1,0 +1,110 @@
+"""`mirror ratelimit`, as a person runs it, against registries that say what the real ones say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mirror.config.upstreams import WELL_KNOWN
+from tests.fakes.faults import Status
+from tests.fakes.registry import FakeRegistry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+LIMITS = {
+    "ratelimit-limit": "100;w=21600",
+    "ratelimit-remaining": "76;w=21600",
+    "docker-ratelimit-source": "192.0.2.7",
+}
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[FakeRegistry]:
+    """Docker Hub, which tells of its limit where manifests are asked for."""
+    async with FakeRegistry() as up:
+        up.auth.mode = "bearer"
+        up.auth.users = {"ann": "canary-ann"}
+        up.add_image("ratelimitpreview/test", "latest")
+        up.headers = LIMITS
+        yield up
+
+
+@pytest.fixture
+async def quiet() -> AsyncIterator[FakeRegistry]:
+    async with FakeRegistry() as up:
+        yield up
+
+
+async def run(tmp_path: Path, upstreams: dict[str, Any], *arguments: str) -> tuple[int, str]:
+    file = tmp_path / "mirror.yaml"
+    known = {name: False for name in WELL_KNOWN if name != "docker.io"}
+    file.write_text(json.dumps({"upstreams": {**known, **upstreams}}))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "mirror", "ratelimit", "--config", str(file), *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    printed, _ = await process.communicate()
+    assert process.returncode is not None
+    assert b"canary" not in printed
+    return process.returncode, printed.decode()
+
+
+async def test_what_is_left_is_shown_without_being_spent(
+    hub: FakeRegistry, quiet: FakeRegistry, tmp_path: Path
+) -> None:
+    upstreams = {
+        "docker.io": {"url": hub.url, "username": "ann", "password": "canary-ann"},
+        "quiet.test": {"url": quiet.url},
+    }
+    code, printed = await run(tmp_path, upstreams)
+    assert code == 0
+    assert [line.split() for line in printed.splitlines()] == [
+        ["UPSTREAM", "CREDENTIALS", "LIMIT", "LEFT", "WINDOW", "COUNTED", "FOR"],
+        ["docker.io", "ann", "100", "76", "6h", "192.0.2.7"],
+        ["quiet.test", "anonymous", "says", "nothing", "about", "limits"],
+    ]
+    assert [record.method for record in hub.requests if record.kind == "manifest"] == ["HEAD"]
+    assert not [record for record in quiet.requests if record.kind != "ping"]
+
+
+async def test_one_that_fails_is_named_with_its_cause(hub: FakeRegistry, quiet: FakeRegistry, tmp_path: Path) -> None:
+    quiet.fault(then=Status(403, message="go away"))
+    upstreams = {
+        "docker.io": {"url": hub.url, "username": "ann", "password": "canary-wrong"},
+        "quiet.test": {"url": quiet.url},
+    }
+    code, printed = await run(tmp_path, upstreams, "--json")
+    assert code == 1
+    said = {one["upstream"]: one for one in json.loads(printed)["upstreams"]}
+    assert "refused the configured user name and password (401)" in said["docker.io"]["failure"]
+    assert "go away" in said["quiet.test"]["failure"]
+
+
+async def test_only_those_that_are_named_are_asked(hub: FakeRegistry, quiet: FakeRegistry, tmp_path: Path) -> None:
+    upstreams = {"docker.io": {"url": hub.url}, "quiet.test": {"url": quiet.url}}
+    code, printed = await run(tmp_path, upstreams, "Index.Docker.io", "--json")
+    assert code == 0
+    assert json.loads(printed)["upstreams"] == [
+        {
+            "upstream": "docker.io",
+            "user": None,
+            "authenticated": False,
+            "limit": 100,
+            "remaining": 76,
+            "window_seconds": 21600,
+            "resets_at": None,
+            "source": "192.0.2.7",
+            "failure": None,
+        }
+    ]
+    assert not quiet.requests
+    code, printed = await run(tmp_path, upstreams, "nowhere.test")
+    assert code == 2
+    assert "nowhere.test is not among the configured upstreams; name one of these: docker.io, quiet.test" in printed
