@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 run: $(VENV)/.run  ## start the mirror on 127.0.0.1:5000
 	$(BIN)/mirror serve $(if $(CONFIG),--config $(CONFIG))
 
-test: lint  ## everything: lint, types, import contracts, unit to client tests
-	$(BIN)/pytest
+test: lint  ## everything: lint, types, import contracts, unit to client tests, on two cores
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.dev  ## ruff, mypy strict, import contracts
 	$(BIN)/ruff check .

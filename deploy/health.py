@@ -46,7 +46,11 @@ def mirrors() -> list[int]:
 def addresses(pid: int) -> list[Address]:
     """Return where a process listens, so that it can be dialled from here; see proc(5) for the tables."""
     inodes = set()
-    for link in (PROC / str(pid) / "fd").iterdir():
+    try:
+        links = list((PROC / str(pid) / "fd").iterdir())
+    except OSError:  # it has just ended, or is somebody else's
+        return []
+    for link in links:
         try:
             name = str(link.readlink())
         except OSError:  # closed meanwhile

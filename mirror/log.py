@@ -35,8 +35,9 @@ _SHORT = 256  # characters of a text that is worth remembering
 
 _SECRET_KEYS = re.compile(r"authorization|passw|secret|token|cookie|credential|api_?key|signature", re.IGNORECASE)
 
-# What may hold a secret at all; most texts do not match, and cost this one search.
-_SUSPECT = re.compile(r"[?&][^=\s]+=|:[^\s@]*@|\b(?:bearer|basic)\b|eyJ|passw|token|secret", re.IGNORECASE)
+# What may hold a secret at all; most texts do not match, and cost this one search. Here and below every repetition that
+# may begin anywhere has a bound: else a long text takes the square of its length, and the loop waits for it.
+_SUSPECT = re.compile(r"[?&][^=\s]{1,256}=|:[^\s@]{0,2048}@|\b(?:bearer|basic)\b|eyJ|passw|token|secret", re.IGNORECASE)
 _QUERY_VALUE = re.compile(r"([?&;])([^=&;\s\"'<>]{1,80})=([^&;\s\"'<>)]*)")
 # The parameters of the distribution specification and of token requests that say nothing private. Whatever else a
 # query holds may be a signature (S3, R2, CloudFront, Azure: each has its own names), so it is not listed but hidden.
@@ -44,8 +45,11 @@ _PLAIN_PARAMETERS = frozenset(
     {"ns", "n", "last", "digest", "artifacttype", "scope", "service", "account", "from", "mount"}
 )
 _PATTERNS = (
-    (re.compile(r"(://)[^\s/@]*(?:/[^\s/@]*)?@(?!sha\d)"), rf"\1{_HIDDEN}@"),
-    (re.compile(r"[^\s/@:'\"]+:[^\s/@'\"]+@(?!sha\d)"), f"{_HIDDEN}@"),  # the same without a scheme
+    (re.compile(r"(://)[^\s/@]{0,2048}(?:/[^\s/@]{0,2048})?@(?!sha\d)"), rf"\1{_HIDDEN}@"),
+    (
+        re.compile(r"(?<![^\s/@:'\"])[^\s/@:'\"]{1,512}:[^\s/@'\"]{1,2048}@(?!sha\d)"),
+        f"{_HIDDEN}@",
+    ),  # the same without a scheme
     (re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/-]{6,}=*", re.IGNORECASE), rf"\1 {_HIDDEN}"),
     (re.compile(r"eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*){0,2}"), _HIDDEN),  # a JSON web token
     (

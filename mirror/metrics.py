@@ -82,6 +82,7 @@ UPSTREAM_RATELIMIT_LIMIT = Gauge(
 UPSTREAM_RATELIMIT_REMAINING = Gauge(
     "mirror_upstream_ratelimit_remaining", "Requests that this upstream said are left of them.", ["namespace"]
 )
+OF_UPSTREAMS = (UPSTREAM_AWAY, UPSTREAM_RATELIMIT_LIMIT, UPSTREAM_RATELIMIT_REMAINING)  # what they said last
 FILLS = Counter("mirror_fills_total", "Fills that ended, by how.", ["namespace", "outcome"])
 FILLS_RUNNING = Gauge("mirror_fills_running", "Fills under way or waiting for a place.")
 READ_AHEAD = Counter("mirror_read_ahead_total", "Blobs considered by read-ahead, by what became of them.", ["outcome"])

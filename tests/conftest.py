@@ -1,13 +1,17 @@
-"""What all tests share: the `needs` marker, and the real registry with its images."""
+"""What all tests share: the `needs` marker, the log, and the real registry with its images."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
+from mirror import log
 from tests import images
 from tests.parts.certificate import certificate
 from tests.parts.process import room
@@ -36,8 +40,51 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             say("real clients need root: they mount and start containers")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep on one process what shares the real registry, and the tests of one file; see `make test`."""
+    for item in items:
+        shares = {"registry", "pushed"} & set(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("registry" if shares else item.path.name))
+
+
 def _path() -> str:
     return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+
+
+class _Output:
+    """Standard output as it is at the moment of writing: each test has its own."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+
+@pytest.fixture(autouse=True)
+def _log() -> Iterator[None]:
+    """Log to standard output. A test may set the log up as it likes; the next one finds it as it was."""
+    root, server = logging.getLogger(), logging.getLogger("aiohttp.server")
+    levels = root.level, server.level
+    log.setup("debug", "console", _Output())  # type: ignore[arg-type]
+    _take_off(levels)
+    yield
+    _take_off(levels)
+    structlog.contextvars.clear_contextvars()
+
+
+def _take_off(levels: tuple[int, int]) -> None:
+    """Let the standard library's records go where pytest looks for them, and warnings be errors."""
+    logging.captureWarnings(capture=False)
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler, log._Bridge):
+            root.removeHandler(handler)
+    root.setLevel(levels[0])
+    logging.getLogger("aiohttp.server").setLevel(levels[1])
 
 
 @pytest.fixture(scope="session")

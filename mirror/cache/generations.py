@@ -6,6 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from mirror import metrics
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -30,6 +32,9 @@ class Generations:
     def switch(self, upstreams: Upstreams, under_way: Iterable[asyncio.Task[None]]) -> None:
         """Give `upstreams` from now on. Those before are closed once their users, and `under_way`, have ended."""
         before, self._current = self._current, upstreams
+        # What was known of the ones before: of one that is no longer there it would stand for ever, and raise alarms.
+        for gauge in metrics.OF_UPSTREAMS:
+            gauge.clear()
         users = {*self._users, *under_way}
         self._users = WeakSet()
         task = asyncio.create_task(_close_after(users, before), name="upstreams of before")

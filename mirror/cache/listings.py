@@ -99,12 +99,12 @@ class Listings:
             return Page((), more=False, outcome=LOCAL)
         limit = MOST if n is None else min(n, MOST)
         known = self._index.tags(repository, after=last or "", limit=limit + 1)
-        upstream = self._upstreams.of(repository.namespace)
+        self._upstreams.of(repository.namespace)  # refuses what is not mirrored, whatever is known
         patience = PATIENCE_WITH_STALE if known else PATIENCE
         try:
             page, joined = await self._pages.get(
                 (repository, n, last),
-                lambda: upstream.tags(repository, n=n, last=last, patience=PATIENCE),
+                lambda: self._ask(repository, n=n, last=last),
                 patience=patience,
             )
         except UpstreamNotFound:
@@ -122,6 +122,10 @@ class Listings:
             raise error
         outcome = Outcome(hit=True, forward="stale", warning=f"only what is cached: {error}")
         return Page(tuple(known[:limit]), len(known) > limit, outcome)
+
+    async def _ask(self, repository: Repository, *, n: int | None, last: str | None) -> TagPage:
+        # The upstream is taken by the task that uses it: it stays open for that one, whoever leaves meanwhile.
+        return await self._upstreams.of(repository.namespace).tags(repository, n=n, last=last, patience=PATIENCE)
 
     async def referrers(self, repository: Repository, subject: Digest) -> Referrers:
         """Return all referrers of `subject`.

@@ -76,12 +76,12 @@ class ReadAhead:
                 self._begin(repository, blob.digest, blob.size)
 
     def _begin(self, repository: Repository, digest: Digest, size: int | None) -> None:
-        origin = self._fills.origin(repository)
-        label = origin.upstream.label
-        if self._waiting[label] >= MOST_WAITING:
-            metrics.READ_AHEAD.labels("past the limit").inc()
-            return
         try:
+            origin = self._fills.origin(repository)  # a reload may just have taken it away
+            label = origin.upstream.label
+            if self._waiting[label] >= MOST_WAITING:
+                metrics.READ_AHEAD.labels("past the limit").inc()
+                return
             fill = self._fills.start(origin, digest, expected=size, urgent=False)
         except MirrorError as error:
             metrics.READ_AHEAD.labels("refused").inc()

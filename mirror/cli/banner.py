@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from mirror import __version__
 from mirror.config.units import show_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mirror.config import Config
 
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # a comparison
@@ -37,7 +40,7 @@ def announce(config: Config, *, room_bytes: int, used_bytes: int, bound: list[st
         line = daemon_json(config, bound)
         if line is not None:
             log.info("for daemon.json", line=line)
-    for caution in warnings(config):
+    for caution in warnings(config, bound):
         log.warning(caution)
     if room_bytes <= 0:
         log.warning(
@@ -68,7 +71,7 @@ def banner(config: Config, *, room_bytes: int, used_bytes: int, bound: list[str]
     ]
     line = daemon_json(config, bound)
     if line is not None:
-        lines.append(f"  daemon.json  {line}")
+        lines.append(f"  daemon.json  {line}{_for_others(config, bound)}")
     return "\n".join(lines)
 
 
@@ -77,26 +80,56 @@ def daemon_json(config: Config, bound: list[str]) -> str | None:
 
     Docker mirrors docker.io only, and asks without a namespace: the line is right while that is the default upstream.
     """
-    url = config.server.public_url or next((_dialled(url) for url in bound if not url.startswith("unix:")), None)
+    url = _docker_url(config, bound)
     if url is None or config.default_upstream != "docker.io":
         return None
     return json.dumps({"registry-mirrors": [url]})
 
 
-def warnings(config: Config) -> list[str]:
-    """Return a sentence for each thing that the configuration allows and its owner may not have meant."""
+def warnings(config: Config, bound: Sequence[str] | None = None) -> list[str]:
+    """Return a sentence for each thing that the configuration allows and its owner may not have meant.
+
+    `bound`: see `announce`; without it the addresses of the configuration count. What to do stands behind "; ".
+    """
     sentences: list[str] = []
     private = _with_credentials(config)
-    open_to = [str(listen) for listen in config.server.listen if not listen.local]
-    if private and open_to:
+    open_to = _configured(config) if bound is None else [url for url in bound if _beyond(url)]
+    if private and open_to and not _narrowed(config):
         sentences.append(
             f"EVERYBODY who reaches {', '.join(open_to)} can read the private images of {', '.join(private)}, because "
-            "the mirror fetches them with its own credentials; listen on 127.0.0.1, or keep strangers out (firewall)"
+            "the mirror fetches them with its own credentials; name the networks that may under server.allow_clients, "
+            "listen on 127.0.0.1, or let a firewall keep strangers out"
         )
     plain = [name for name in private if urlsplit(config.upstreams[name].url).scheme == "http"]
     if plain:
         sentences.append(f"the password for {', '.join(plain)} travels without encryption; give an https:// url")
     return sentences
+
+
+def _configured(config: Config) -> list[str]:
+    """Name the configured addresses that others than this machine may reach."""
+    return [
+        "the sockets that systemd passes" if listen.systemd is not None else str(listen)
+        for listen in config.server.listen
+        if not listen.local
+    ]
+
+
+def _beyond(url: str) -> bool:
+    """Say whether others than this machine can reach a URL of `bound`."""
+    host = urlsplit(url).hostname
+    if url.startswith("unix:") or host is None:
+        return False
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
+
+
+def _narrowed(config: Config) -> bool:
+    """Say whether the owner has said who may ask; all addresses that there are is everybody after all."""
+    allowed = config.server.allow_clients
+    return bool(allowed) and not any(network.endswith("/0") for network in allowed)
 
 
 def _with_credentials(config: Config) -> list[str]:
@@ -112,6 +145,19 @@ def _mirrored(config: Config) -> list[str]:
     first = config.default_upstream
     names = [first, *(name for name in config.upstreams if name != first)]
     return [*names, "any other public registry"] if config.wildcard else names
+
+
+def _docker_url(config: Config, bound: Sequence[str]) -> str | None:
+    """Return the URL at which Docker reaches the mirror, or None if there are Unix sockets only."""
+    return config.server.public_url or next((_dialled(url) for url in bound if not url.startswith("unix:")), None)
+
+
+def _for_others(config: Config, bound: Sequence[str]) -> str:
+    """Return what is to be said where the line for Docker is right on this machine alone, and others may ask too."""
+    url = _docker_url(config, bound)
+    if url is None or _beyond(url) or not any(map(_beyond, bound)):
+        return ""
+    return "  (on this machine; on others: mirror client-config docker)"
 
 
 def _dialled(url: str) -> str:

@@ -12,11 +12,17 @@ import yaml
 from mirror import config as configuration
 from mirror.cli import banner
 from mirror.cli.options import ConfigOption, JsonOption  # noqa: TC001  # typer reads it at run time
+from mirror.errors import ConfigError
 
 
 def check(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Validate the configuration and print what is in effect, secrets masked."""
+    """Validate the configuration. Prints what is in effect, secrets masked."""
     settings = configuration.load(config, os.environ)
+    record = settings.log.access_file
+    if record is not None and not record.parent.is_dir():  # not whether it can be written: the mirror is another user
+        raise ConfigError(
+            [f"log.access_file: {record.parent} is no directory; make it, or name a file in one that is there"]
+        )
     effective = configuration.effective(settings)
     cautions = banner.warnings(settings)
     if json:

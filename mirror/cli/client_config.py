@@ -47,7 +47,7 @@ def client_config(  # noqa: PLR0917  # typer passes them by name
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Print the files that make a client pull through the mirror, where they go, and how to reload."""
+    """Print what makes a client use the mirror. Says where each file goes, and how to reload; --write puts it there."""
     settings = configuration.load(config, os.environ)
     mirror = find_address(settings, url=url, ca=_certificates(ca) if ca else None, machine=_this_machine)
     prepared = set_up(client, settings, mirror)

@@ -36,7 +36,7 @@ RootOption = Annotated[Path, typer.Option("--root", metavar="DIR", help="Where t
 def doctor(
     url: UrlOption = None, config: ConfigOption = None, root: RootOption = Path("/"), json: JsonOption = False
 ) -> None:
-    """Find out what is wrong with the mirror, its upstreams and this host's clients. Changes nothing."""
+    """Find out what is wrong. Looks at the mirror, upstreams, store and this host's clients. Changes nothing."""
     case = _case(url, config, root)
 
     # Imported only now: `mirror --help` need not load what speaks HTTP.

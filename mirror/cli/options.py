@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="The configuration; ./mirror.yaml if there is one.")
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="The configuration; else ./mirror.yaml, else the defaults."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -6,6 +6,7 @@ import asyncio
 import json as json_format
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ import typer
 from mirror import config as configuration
 from mirror.cli.options import ConfigOption, JsonOption  # noqa: TC001  # typer reads it at run time
 from mirror.config.units import show_duration
-from mirror.errors import UpstreamError
+from mirror.errors import UpstreamError, UpstreamNotFound
 from mirror.oci.name import Repository, Tag
 from mirror.oci.namespaces import DOCKER_HUB, canonical
 
@@ -53,7 +54,7 @@ class Said:
 
 def ratelimit(
     upstreams: Annotated[
-        list[str] | None, typer.Argument(metavar="[UPSTREAM]...", help="Which ones to ask; all if none is given.")
+        list[str] | None, typer.Argument(metavar="UPSTREAM", help="Which ones to ask; all if none is given.")
     ] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
@@ -88,7 +89,8 @@ async def _ask_one(upstream: Upstream) -> Said:
     try:
         probe = await upstream.probe(patience=PATIENCE)
         if upstream.namespace == DOCKER_HUB:
-            await upstream.head(_PREVIEW, _LATEST, patience=PATIENCE)
+            with suppress(UpstreamNotFound):  # what stands in for it by `url` need not have that image
+                await upstream.head(_PREVIEW, _LATEST, patience=PATIENCE)
     except UpstreamError as error:
         return Said(upstream.namespace, probe, upstream.budget, str(error).removeprefix(f"{upstream.namespace}: "))
     return Said(upstream.namespace, probe, upstream.budget)

@@ -61,7 +61,7 @@ class _Owner:
         log = structlog.get_logger()
         for address in bound:
             log.info("listening", address=address)
-        for caution in banner.warnings(config):
+        for caution in banner.warnings(config, bound):
             log.warning(caution)
 
     def set_up_log(self, config: Config) -> None:

@@ -23,7 +23,7 @@ _CERTS = "/etc/docker/certs.d"
 
 def setup(config: Config, mirror: MirrorAddress) -> ClientSetup:
     """Return `daemon.json` if docker.io is mirrored, a `hosts.toml` for each registry, and the mirror's CA."""
-    hub = DOCKER_HUB in config.upstreams or config.wildcard
+    hub = DOCKER_HUB in config.upstreams or (config.wildcard and DOCKER_HUB not in config.refused)
     others = hosts_files(
         config,
         mirror,

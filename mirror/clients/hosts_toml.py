@@ -20,6 +20,8 @@ REFERRERS = (
     'containerd 2.2 and later ask the mirror for signatures and attestations too if "referrers" stands among the '
     "capabilities; earlier ones ignore a hosts.toml that names it, so it is left away"
 )
+# containerd looks at these only where there is no hosts.toml (hosts.go, `loadHostDir`).
+_CERTIFICATES = ("*.crt", "*.cert")
 _HUB_HOST = "registry-1.docker.io"
 
 
@@ -45,7 +47,7 @@ def hosts_files(
             f"# {path}, by `mirror client-config {client}`.\n# It is read at each pull: there is nothing to restart.\n"
         )
         body = hosts_toml(name, mirror, ca if mirror.ca else None, fallback=config.server.fallback)
-        files.append(ClientFile(path, head + body, role))
+        files.append(ClientFile(path, head + body, role, displaces=_CERTIFICATES))
     if mirror.ca is not None:
         files.append(ClientFile(ca, mirror.ca, Role.COPY))
     return tuple(files)

@@ -25,12 +25,16 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ClientFile:
-    """One file: where it goes (absolute), and what it holds. It is for everybody to read: none holds a secret."""
+    """One file: where it goes (absolute), and what it holds. It is for everybody to read: none holds a secret.
+
+    `displaces` are patterns of files beside it that the client reads only as long as this one is not there.
+    """
 
     path: str
     content: str
     role: Role = Role.MAIN
     mode: int = 0o644
+    displaces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ MAX_SECRET = 64 * 1024  # bytes; an identity token is a few KiB
 
 _IDENTITY_TOKEN_USER = "<token>"  # noqa: S105  # the user whose secret is an identity token (docker-credential-helpers)
 _PROGRAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
 _VERSION = re.compile(r"/v[12]/?")
 
 
@@ -49,6 +50,15 @@ class Credentials:
         if username == _IDENTITY_TOKEN_USER:
             return cls("", Secret(password), Kind.IDENTITY_TOKEN)
         return cls(username, Secret(password))
+
+    @property
+    def sendable(self) -> bool:
+        """Say whether a header can carry it: JSON can write halves of characters, and line breaks in a bearer token."""
+        try:
+            f"{self.username}{self.password.reveal()}".encode()
+        except UnicodeEncodeError:
+            return False
+        return self.kind is not Kind.REGISTRY_TOKEN or _VISIBLE.fullmatch(self.password.reveal()) is not None
 
     def basic(self) -> str:
         """Return the value of the header (RFC 7617 §2)."""
@@ -113,6 +123,8 @@ def parse_auth_file(content: bytes) -> AuthFile:
     auths: dict[str, Credentials] = {}
     for key, entry in _object(document, "auths").items():
         credentials = _entry(key[:100], entry)
+        if credentials is not None and not credentials.sendable:
+            raise ValueError(f"has auths: {key[:100]} that holds what cannot be sent; log in again")
         if credentials is not None:  # Docker leaves `{}` where the secret is in a store
             auths[auth_key(key)] = credentials
     # An empty name says that this host is in no store (Podman, Docker).

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from mirror.upstream.route import Proxy
 
+_TLS_ENDS = 0.02  # seconds; aiohttp does not wait until TLS has ended (its docs, Graceful Shutdown), and loops end here
 _BODY = 256 * 1024  # bytes of an answer that are read; Docker tells much of itself
 
 # X509_V_ERR_… of OpenSSL (x509_vfy.h)
@@ -112,7 +113,9 @@ async def _get(url: URL, socket: str | None, proxy: Proxy | None, trusted: ssl.S
         with suppress(aiohttp.ClientPayloadError):  # the head says enough
             while len(body) < _BODY and (piece := await answer.content.readany()):
                 body += piece
-        return Reply(answer.status, answer.headers, bytes(body))
+    if url.scheme == "https":
+        await asyncio.sleep(_TLS_ENDS)
+    return Reply(answer.status, answer.headers, bytes(body))
 
 
 async def _speaks_plain(url: URL, patience: float) -> bool:

@@ -14,10 +14,12 @@ from mirror.config import Listen, Proxies
 from mirror.upstream.route import Proxy, Route
 
 if TYPE_CHECKING:
+    from asyncio import Task
     from collections.abc import Callable
     from pathlib import Path
 
     from mirror.config import Config
+    from mirror.doctor.call import Reply, Trouble
 
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  # a comparison
 
@@ -53,6 +55,11 @@ class Case:
     files: int | None = None
     patience: float = 5.0
     now: Callable[[], float] = time.time
+    # What has been asked for the clients' files, by URL and authorities: those of ten registries all name one mirror
+    # (`named.look`).
+    asked: dict[tuple[URL, tuple[Path, ...]], Task[tuple[Reply | Trouble, str]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @cached_property
     def here(self) -> bool:
@@ -97,7 +104,7 @@ class Case:
 
     def has(self, *paths: str) -> bool:
         """Say whether one of these files of this host is there, or is where only others may look."""
-        return any(_there(self.at(path)) for path in paths)
+        return any(there(self.at(path)) for path in paths)
 
     def _target(self, listen: Listen) -> Target | None:
         if listen.path is not None:
@@ -116,7 +123,8 @@ def shown(url: URL) -> str:
     return str(url.with_user(None).with_query(None)).removesuffix("/")
 
 
-def _there(path: Path) -> bool:
+def there(path: Path) -> bool:
+    """Say whether a file is there, or is where only others may look."""
     try:
         return path.exists()
     except PermissionError:  # whoever reads it will be told

@@ -12,7 +12,7 @@ from mirror.doctor import hosts_toml
 from mirror.doctor.files import read_toml, table, texts
 from mirror.doctor.finding import About, Finding
 from mirror.doctor.host import unit_proxies, version
-from mirror.doctor.named import detour, look
+from mirror.doctor.named import detour, endpoints
 
 if TYPE_CHECKING:
     from yarl import URL
@@ -51,12 +51,15 @@ async def examine(case: Case) -> list[Finding]:
         found, urls = await hosts_toml.examine(case, directory)
         findings += found
         ours += urls
-    found, urls = await _endpoints(case, table(settings, "plugins", plugin, "registry", "mirrors"))
+    about = About("containerd", str(path))
+    silent, old = await endpoints(case, about, table(settings, "plugins", plugin, "registry", "mirrors"))
+    findings += silent
+    if old:
+        findings.append(about.ok(f"names the mirror for {', '.join(name for name, _ in old)}, in the old form"))
+        ours += [one.url for _, one in old]
     proxied = unit_proxies(case, "containerd.service")
-    for url in (ours + urls)[:1]:
-        wrong = detour(About("containerd", "containerd.service"), url, *proxied) if proxied else None
-        findings += [wrong] if wrong is not None else []
-    return findings + found
+    wrong = detour(About("containerd", "containerd.service"), ours[0], *proxied) if ours and proxied else None
+    return [*findings, wrong] if wrong is not None else findings
 
 
 def _directories(
@@ -130,20 +133,3 @@ def _named(case: Case, settings: dict[str, Any], plugin: str) -> list[str]:
         if named := _path(tree, plugin):
             return [part for part in named.split(":") if part]
     return []
-
-
-async def _endpoints(case: Case, mirrors: dict[str, Any]) -> tuple[list[Finding], list[URL]]:
-    """Look at the mirrors of config.toml itself, the form of containerd before 1.5."""
-    about = About("containerd", str(case.at(_FILE)))
-    findings: list[Finding] = []
-    ours: list[URL] = []
-    for name, entry in mirrors.items():
-        for text in texts(table(entry).get("endpoint")):
-            url = hosts_toml.url_of(text)
-            one = await look(case, url) if url is not None else None
-            if one is not None and one.trouble:
-                findings.append(about.failure(f"names {one.text} for {name}: {one.trouble}", one.cure))
-            elif one is not None and one.ours:
-                findings.append(about.ok(f"names the mirror for {name}, in the old form"))
-                ours.append(one.url)
-    return findings, ours

@@ -12,9 +12,9 @@ from mirror.config import Proxies
 from mirror.config.proxies import read_proxies
 from mirror.doctor.call import Reply, call
 from mirror.doctor.case import shown
-from mirror.doctor.files import read_json, texts
+from mirror.doctor.files import read_json, table, texts
 from mirror.doctor.finding import About, Finding
-from mirror.doctor.host import unit_proxies, version
+from mirror.doctor.host import unit_options, unit_proxies, version
 from mirror.doctor.named import Named, detour, look
 
 if TYPE_CHECKING:
@@ -37,10 +37,21 @@ async def examine(case: Case) -> list[Finding]:
     settings = read_json("docker", case.at(_FILE), "dockerd does not start with it")
     if isinstance(settings, Finding):
         return [settings]
-    if settings is None:
-        if engine is not None and await _running(case, engine):
-            return [About("docker", "docker").ok("the daemon that runs has the mirror, though not from daemon.json")]
-        return [about.warning("is not there: Docker pulls past the mirror", _WRITE)]
+    options, unit = unit_options(case, "docker.service", "registry-mirror")
+    if settings is None or "registry-mirrors" not in settings:
+        told = texts(table(engine, "RegistryConfig").get("Mirrors")) if engine is not None else options
+        if await _has(case, told):
+            return [About("docker", "docker").ok("the daemon has the mirror, though not from daemon.json")]
+        missing = "is not there" if settings is None else "has no registry-mirrors"
+        return [about.warning(f"{missing}: Docker pulls past the mirror", _WRITE)]
+    if options:
+        return [
+            about.failure(
+                f"has registry-mirrors, and so has dockerd's command line (--registry-mirror in {unit}): dockerd does "
+                "not start with both",
+                "take --registry-mirror out there (systemctl edit docker), and keep it here",
+            )
+        ]
     return await _settings(about, case, settings, engine)
 
 
@@ -112,15 +123,18 @@ def _path(about: About, case: Case, url: URL, engine: dict[str, Any] | None) -> 
             f"{shown(url)} ends in /v2, which Docker adds itself", f"write {shown(url.with_path('/'))} there"
         )
     major = _major(case, engine)
+    without = f"write {shown(url.with_path('/'))} there"
+    if case.address is not None and case.address.path.strip("/") and case.address.origin() == url.origin():
+        without = "give the mirror a host or a port of its own"  # a proxy looks for it below that path alone
     if major is None:
         return about.warning(
             f"{shown(url)} has a path, with which a Docker older than {_PATHS_SINCE} does not start",
-            f"write {shown(url.with_path('/'))} there, unless this Docker is newer (docker version)",
+            f"{without}, unless this Docker is newer (docker version)",
         )
     if major < _PATHS_SINCE:
         return about.failure(
             f"{shown(url)} has a path: Docker {major}, which this host has, does not start with it",
-            f"write {shown(url.with_path('/'))} there, or install Docker {_PATHS_SINCE} or later",
+            f"{without}, or install Docker {_PATHS_SINCE} or later",
         )
     return None
 
@@ -153,7 +167,7 @@ async def _in_force(case: Case, ours: URL, settings: dict[str, Any], engine: dic
     """Look at what the running daemon has in force, and at its proxies."""
     about = About("docker", "dockerd")
     findings = []
-    if engine is not None and not await _running(case, engine):
+    if engine is not None and not await _has(case, texts(table(engine, "RegistryConfig").get("Mirrors"))):
         findings.append(
             about.failure("the daemon that runs does not have what daemon.json says: it was not told", _RELOAD)
         )
@@ -190,10 +204,9 @@ async def _engine(case: Case) -> dict[str, Any] | None:
     return None
 
 
-async def _running(case: Case, engine: dict[str, Any]) -> bool:
-    registry = engine.get("RegistryConfig")
-    mirrors = registry.get("Mirrors") if isinstance(registry, dict) else None
-    found = await asyncio.gather(*(look(case, URL(text)) for text in texts(mirrors) if _url(text) is not None))
+async def _has(case: Case, mirrors: list[str]) -> bool:
+    """Say whether the mirror is among those that the daemon has in force."""
+    found = await asyncio.gather(*(look(case, url) for text in mirrors if (url := _url(text)) is not None))
     return any(mirror.ours for mirror in found)
 
 

@@ -5,18 +5,27 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mirror.doctor import clock, containerd, docker, k3s, limits, listening, podman, storage, upstreams
 from mirror.doctor.finding import About, Finding, Level
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from mirror.doctor.case import Case
 
 _T = TypeVar("_T")
+_CLIENTS = {
+    "docker": docker.examine,
+    "containerd": containerd.examine,
+    "podman": podman.examine,
+    "k3s": k3s.examine,
+}
+_FILES = "the disk that has its configuration hangs (see dmesg), or something between here and the mirror swallows all"
+_BROKEN = "see whether that path is right, and dmesg whether its disk is"
 LIMIT = 30.0  # seconds for one check; what it does has shorter limits, but for a disk that hangs
 
 
@@ -42,10 +51,14 @@ async def examine(
         Check("upstreams", lambda: _upstreams(case)),
         Check("storage", lambda: _in_thread(lambda: storage.examine(case)), disk),
         Check("limits", lambda: _in_thread(lambda: limits.examine(case)), disk),
-        Check("clients", lambda: _clients(case)),
     ]
-    found = await asyncio.gather(*(_run(check, limit, tell) for check in checks))
-    return _configuration(case) + [finding for some in found for finding in some]
+    asked = [Check(name, partial(_in_thread, partial(_client, look, case)), _FILES) for name, look in _CLIENTS.items()]
+    found = await asyncio.gather(*(_run(check, limit, tell) for check in checks + asked))
+    findings = _configuration(case) + [finding for some in found for finding in some]
+    if not any(found[len(checks) :]):
+        nobody = "no Docker, containerd, Podman, CRI-O or k3s is installed here"
+        findings.append(About("clients", str(case.root)).ok(nobody, "run mirror doctor --url URL where they are"))
+    return findings
 
 
 def code(case: Case, findings: list[Finding]) -> int:
@@ -80,26 +93,23 @@ async def _upstreams(case: Case) -> list[Finding]:
     return [one.finding for one in probed] + clock.examine([one.ahead for one in probed if one.ahead is not None])
 
 
-async def _clients(case: Case) -> list[Finding]:
-    found = await asyncio.gather(
-        docker.examine(case), containerd.examine(case), podman.examine(case), k3s.examine(case)
-    )
-    findings = [finding for some in found for finding in some]
-    nobody = About("clients", str(case.root)).ok(
-        "no Docker, containerd, Podman, CRI-O or k3s is installed here", "run mirror doctor --url URL where they are"
-    )
-    return findings or [nobody]
+def _client(look: Callable[[Case], Coroutine[Any, Any, list[Finding]]], case: Case) -> list[Finding]:
+    """Look at one client: in a loop of its own, since its files may lie on a disk that hangs."""
+    return asyncio.run(look(replace(case)))
 
 
 async def _run(check: Check, limit: float, tell: Callable[[str, bool], None] | None) -> list[Finding]:
+    about = About(check.name, "the check itself")
     if tell is not None:
         tell(check.name, False)
     try:
         async with asyncio.timeout(limit):
             return await check.look()
     except TimeoutError:
-        about = About(check.name, "the check itself")
         return [about.failure(f"did not come to its end within {limit:.3g} s", check.hangs)]
+    except OSError as error:  # a disk that is broken, a path that is none: what the others found is worth the more
+        where = f" ({error.filename})" if error.filename else ""
+        return [about.failure(f"ended at an error of the system: {error.strerror or error}{where}", _BROKEN)]
     finally:
         if tell is not None:
             tell(check.name, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from typing import TYPE_CHECKING
@@ -9,6 +10,9 @@ from typing import TYPE_CHECKING
 from mirror.config.proxies import read_proxies
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from mirror.config import Proxies
     from mirror.doctor.case import Case
 
@@ -40,21 +44,38 @@ def unit_proxies(case: Case, unit: str) -> tuple[Proxies, str] | None:
     """
     environ: dict[str, str] = {}
     where = ""
+    for file, assigned in _assignments(case, unit, "Environment"):
+        for name, _, value in (word.partition("=") for word in _words(assigned)):
+            environ[name] = value
+            where = str(file) if name.lower().endswith("_proxy") else where
+    return (read_proxies(environ, []), where) if where else None
+
+
+def unit_options(case: Case, unit: str, option: str) -> tuple[list[str], str]:
+    """Return the values that a systemd service gives its program for `--option`, and the file that says so."""
+    command, where = "", ""
+    for file, assigned in _assignments(case, unit, "ExecStart"):
+        command, where = assigned, str(file)  # an empty one takes those before it away, and one follows
+    words = _words(command)
+    values = [word.partition("=")[2] for word in words if word.startswith(f"--{option}=")]
+    values += [value for word, value in itertools.pairwise(words) if word == f"--{option}"]
+    return values, where
+
+
+def _assignments(case: Case, unit: str, key: str) -> Iterator[tuple[Path, str]]:
+    """Yield what the unit, and then what is dropped in beside it, sets `key` to (systemd.unit(5))."""
     files = [case.at(f"{directory}/{unit}") for directory in _UNITS]
     for directory in _UNITS:
         files += sorted(case.at(f"{directory}/{unit}.d").glob("*.conf"))
     for file in files:
         try:
-            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+            text = file.read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
-        for line in lines:
-            if not line.startswith("Environment="):
-                continue
-            for name, _, value in (word.partition("=") for word in _words(line.removeprefix("Environment="))):
-                environ[name] = value
-                where = str(file) if name.lower().endswith("_proxy") else where
-    return (read_proxies(environ, []), where) if where else None
+        for line in text.replace("\\\n", " ").splitlines():
+            name, equals, assigned = line.partition("=")
+            if equals and name.strip() == key:
+                yield file, assigned.strip()
 
 
 def _words(text: str) -> list[str]:

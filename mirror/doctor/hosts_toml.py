@@ -10,15 +10,16 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yarl import URL
-
+from mirror.doctor.case import there
 from mirror.doctor.files import read_toml, table, texts
 from mirror.doctor.finding import About, Finding
-from mirror.doctor.named import look
+from mirror.doctor.named import look, url_of
 from mirror.errors import NameInvalid
 from mirror.oci.namespaces import canonical, check_host
 
 if TYPE_CHECKING:
+    from yarl import URL
+
     from mirror.doctor.case import Case
     from mirror.doctor.named import Named
 
@@ -49,15 +50,6 @@ async def examine(case: Case, directory: Path) -> tuple[list[Finding], list[URL]
     return findings, list(mirrored.values())
 
 
-def url_of(text: str) -> URL | None:
-    """Return the URL of a host as containerd reads it: https, where it does not say."""
-    try:
-        url = URL(text if "://" in text else f"https://{text}")
-    except ValueError:
-        return None
-    return url if url.host and url.scheme in ("http", "https") else None
-
-
 def _files(directory: Path) -> list[Path]:
     return [entry / "hosts.toml" for entry in sorted(directory.iterdir()) if entry.is_dir()]
 
@@ -68,7 +60,8 @@ async def _registry(case: Case, path: Path, tree: dict[str, Any]) -> tuple[str, 
     registry = _name(path.parent.name)
     hosts = table(tree, "host")
     urls = {text: url for text in hosts if (url := url_of(text)) is not None}
-    named = dict(zip(urls, await asyncio.gather(*(look(case, url) for url in urls.values())), strict=True))
+    looks = (look(case, url, _authorities(case, path, table(hosts, text))) for text, url in urls.items())
+    named = dict(zip(urls, await asyncio.gather(*looks), strict=True))
     findings: list[Finding] = []
     ours = None
     for text, one in named.items():
@@ -99,13 +92,19 @@ def _settings(about: About, case: Case, registry: str, host: dict[str, Any], one
                 'write capabilities = ["pull", "resolve"]',
             )
         )
-    ca = host.get("ca")
     findings += [
         about.failure(f"names the authority {file}, and there is no such file", "put the certificate there")
-        for file in (texts(ca) if isinstance(ca, list) else texts([ca]))
-        if Path(file).is_absolute() and not case.has(file)
+        for file in _authorities(case, Path(about.subject), host)
+        if not there(file)
     ]
     return findings
+
+
+def _authorities(case: Case, path: Path, host: dict[str, Any]) -> tuple[Path, ...]:
+    """Return the files that `ca` names; what is not absolute lies beside the hosts.toml."""
+    ca = host.get("ca")
+    files = texts(ca) if isinstance(ca, list) else texts([ca])
+    return tuple(case.at(file) if Path(file).is_absolute() else path.parent / file for file in files)
 
 
 def _name(directory: str) -> str:

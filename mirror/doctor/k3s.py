@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
-from mirror.doctor.files import read_yaml, table, texts
+from mirror.doctor.files import read_yaml, table
 from mirror.doctor.finding import About, Finding
-from mirror.doctor.hosts_toml import url_of
-from mirror.doctor.named import look
+from mirror.doctor.named import endpoints
 from mirror.oci.namespaces import canonical
 
 if TYPE_CHECKING:
@@ -47,30 +45,26 @@ async def examine(case: Case) -> list[Finding]:
 
 async def _mirrors(case: Case, program: str, path: Path, mirrors: dict[str, Any], restart: str) -> list[Finding]:
     about = About(program, str(path))
-    findings: list[Finding] = []
+    findings, named = await endpoints(case, about, mirrors)
     ours = []
-    for name, entry in mirrors.items():
-        urls = [url for text in texts(table(entry).get("endpoint")) if (url := url_of(text)) is not None]
-        for one in await asyncio.gather(*(look(case, url) for url in urls)):
-            below = one.url.path.strip("/")
-            if one.trouble:
-                findings.append(about.failure(f"names {one.text} for {name}: {one.trouble}", one.cure))
-            elif one.ours and below and below.partition("/")[0] != "v2":
-                findings.append(
-                    about.warning(
-                        f"names {one.text} for {name}: with a path, {program} leaves /v2 to whoever writes it",
-                        f"write {one.url.origin()} or {one.url.origin()}/v2/{below} there; then {restart}",
-                    )
+    for name, one in named:
+        below = one.url.path.strip("/").split("/")
+        if below != [""] and "v2" not in below:
+            findings.append(
+                about.warning(
+                    f"names {one.text} for {name}: with a path, {program} leaves /v2 to whoever writes it",
+                    f"write {one.url.origin()} or {one.url.origin()}/v2/{'/'.join(below)} there; then {restart}",
                 )
-            elif one.ours:
-                ours.append(str(name))
-                if name != "*" and case.served is not None and canonical(str(name)) not in case.served:
-                    findings.append(
-                        about.failure(
-                            f"names the mirror for {name}, which the mirror does not serve",
-                            f"add it to the mirror's configuration, upstreams: {{{name}: {{}}}}; or take it out there",
-                        )
-                    )
+            )
+            continue
+        ours.append(name)
+        if name != "*" and case.served is not None and canonical(name) not in case.served:
+            findings.append(
+                about.failure(
+                    f"names the mirror for {name}, which the mirror does not serve",
+                    f"add it to the mirror's configuration, upstreams: {{{name}: {{}}}}; or take it out there",
+                )
+            )
     if ours:
         findings.append(about.ok(f"names the mirror for {', '.join(ours)}"))
     elif not findings:

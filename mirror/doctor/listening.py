@@ -13,6 +13,9 @@ from mirror.doctor.finding import About, Finding
 from mirror.doctor.handshake import shown_by
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from yarl import URL
 
     from mirror.doctor.case import Case, Target
@@ -62,11 +65,16 @@ async def _examine(case: Case, target: Target) -> list[Finding]:
     return [*findings, *await _certificate(about, case, target.url), *detour]
 
 
-async def ask(case: Case, url: URL, socket: str | None = None) -> tuple[Reply | Trouble, str]:
-    """GET `url` as a client of this host does, trusting what the clients' own directories hold; say if that helped."""
+async def ask(
+    case: Case, url: URL, socket: str | None = None, *, named: Sequence[Path] = ()
+) -> tuple[Reply | Trouble, str]:
+    """GET `url` as a client of this host does, trusting what the clients' own directories hold; say if that helped.
+
+    `named` are authorities that the client's configuration names.
+    """
     reply = await call(url, socket=socket, patience=case.patience)
     if isinstance(reply, Trouble) and reply.cause is Cause.UNTRUSTED:
-        trusted, files = authorities(case, url)
+        trusted, files = authorities(case, url, named)
         if trusted is not None:
             again = await call(url, trusted=trusted, patience=case.patience)
             if isinstance(again, Trouble):

@@ -1,20 +1,25 @@
-"""A URL that one of this host's clients has been given: whether it leads to the mirror."""
+"""URLs that this host's clients have been given: whether they lead to the mirror."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from yarl import URL
 
 from mirror.doctor import remedies
 from mirror.doctor.call import Reply
 from mirror.doctor.case import shown
+from mirror.doctor.files import table, texts
 from mirror.doctor.listening import ask, describe, under
 from mirror.upstream.route import Route
 
 if TYPE_CHECKING:
-    from yarl import URL
+    from pathlib import Path
 
     from mirror.config import Proxies
+    from mirror.doctor.call import Trouble
     from mirror.doctor.case import Case
     from mirror.doctor.finding import About, Finding
 
@@ -34,11 +39,17 @@ class Named:
         return shown(self.url)
 
 
-async def look(case: Case, url: URL) -> Named:
-    """Find out what is at `url`: by its looks, where it is where the mirror is said to be, or by asking."""
-    if any(target.socket is None and target.url.origin() == url.origin() for target in case.targets):
+async def look(case: Case, url: URL, named: tuple[Path, ...] = ()) -> Named:
+    """Find out what is at `url`: by its looks, where it is where the mirror is said to be, or by asking.
+
+    `named` are the authorities that the client's configuration names for it.
+    """
+    if any(target.socket is None and _below(url, target.url) for target in case.targets):
         return Named(url, ours=True)  # whether it answers is a finding of its own
-    reply, _ = await ask(case, under(url.origin(), "/v2/"))
+    reply = await _asked(case, under(url.origin(), "/v2/"), named)
+    if isinstance(reply, Reply) and not reply.mirror and url.path.strip("/"):
+        # Behind a proxy the mirror may have a path of its own.
+        reply = await _asked(case, under(url.with_path(url.path.rstrip("/").removesuffix("/v2")), "/v2/"), named)
     if isinstance(reply, Reply):
         return Named(url, ours=reply.mirror)
     mirror = case.address
@@ -46,6 +57,52 @@ async def look(case: Case, url: URL) -> Named:
     if mirror is not None and shown(mirror) != shown(url):
         cure = f"write {shown(mirror)} there, where the mirror is said to be; or {cure}"
     return Named(url, ours=False, trouble=await describe(case, url, reply), cure=cure)
+
+
+async def endpoints(case: Case, about: About, mirrors: dict[str, Any]) -> tuple[list[Finding], list[tuple[str, Named]]]:
+    """Look at a table of registries, each with a list `endpoint`, as k3s and old containerd have it.
+
+    Return what is wrong with those that do not answer, each said once, and for which registries the mirror is named.
+    """
+    named = [
+        (str(name), url)
+        for name, entry in mirrors.items()
+        for text in texts(table(entry).get("endpoint"))
+        if (url := url_of(text)) is not None
+    ]
+    silent: dict[Named, list[str]] = {}
+    ours = []
+    for (name, _), one in zip(named, await asyncio.gather(*(look(case, url) for _, url in named)), strict=True):
+        if one.trouble:
+            silent.setdefault(one, []).append(name)
+        elif one.ours:
+            ours.append((name, one))
+    findings = [
+        about.failure(f"names {one.text} for {', '.join(names)}: {one.trouble}", one.cure)
+        for one, names in silent.items()
+    ]
+    return findings, ours
+
+
+def url_of(text: str) -> URL | None:
+    """Return the URL of a host as containerd and k3s read it: https, where it does not say."""
+    try:
+        url = URL(text if "://" in text else f"https://{text}")
+    except ValueError:
+        return None
+    return url if url.host and url.scheme in ("http", "https") else None
+
+
+def _below(url: URL, target: URL) -> bool:
+    """Say whether `url` is what the mirror is said to have, or a path of it."""
+    return url.origin() == target.origin() and f"{url.path.rstrip('/')}/".startswith(f"{target.path.rstrip('/')}/")
+
+
+async def _asked(case: Case, url: URL, named: tuple[Path, ...]) -> Reply | Trouble:
+    task = case.asked.get((url, named))
+    if task is None:
+        task = case.asked[url, named] = asyncio.create_task(ask(case, url, named=named))
+    return (await task)[0]
 
 
 def detour(about: About, url: URL, proxies: Proxies, where: str) -> Finding | None:

@@ -69,29 +69,33 @@ async def _registry(case: Case, path: Path, entry: dict[str, Any]) -> tuple[str,
     """Return the registry, the mirror's URL if one of its mirrors is ours, and what is wrong with the entry."""
     about = About("podman", str(path))
     prefix = str(entry.get("prefix") or entry.get("location") or "")
-    findings: list[Finding] = []
-    found = None
-    for mirror in _tables(entry.get("mirror")):
-        location = str(mirror.get("location") or "")
-        if "://" in location:
-            findings.append(
-                about.failure(
-                    f"has a mirror at {_clean(location)}, with a scheme in front: {_HARM}",
-                    f'write location = "{_clean(location).partition("://")[2]}"'
-                    + (", and insecure = true" if location.startswith("http://") else ""),
-                )
-            )
-            continue
-        insecure = mirror.get("insecure") is True
-        named = await _look(case, location, insecure=insecure)
-        if named is None:
-            continue
-        if named.trouble:
-            findings.append(about.failure(f"names {location} for {prefix}: {named.trouble}", named.cure))
-        elif named.ours:
-            found = named.url
-            findings += _where(about, case, prefix, location) + _safety(about, location, named, insecure=insecure)
-    return prefix, found, findings
+    places = _tables(entry.get("mirror"))
+    if entry.get("location") not in (None, prefix):
+        places.append(entry)  # another in the registry's own place: the mirror, where nobody else shall be asked
+    asked = await asyncio.gather(*(_place(about, case, prefix, place) for place in places))
+    findings = [finding for _, some in asked for finding in some]
+    return prefix, next((url for url, _ in asked if url is not None), None), findings
+
+
+async def _place(about: About, case: Case, prefix: str, place: dict[str, Any]) -> tuple[URL | None, list[Finding]]:
+    """Return the mirror's URL if this location is ours, and what is wrong with it."""
+    location = str(place.get("location") or "")
+    if "://" in location:
+        finding = about.failure(
+            f"has a mirror at {_clean(location)}, with a scheme in front: {_HARM}",
+            f'write location = "{_clean(location).partition("://")[2]}"'
+            + (", and insecure = true" if location.startswith("http://") else ""),
+        )
+        return None, [finding]
+    insecure = place.get("insecure") is True
+    named = await _look(case, location, insecure=insecure)
+    if named is None:
+        return None, []
+    if named.trouble:
+        return None, [about.failure(f"names {location} for {prefix}: {named.trouble}", named.cure)]
+    if not named.ours:
+        return None, []
+    return named.url, _where(about, case, prefix, location) + _safety(about, location, named, insecure=insecure)
 
 
 async def _look(case: Case, location: str, *, insecure: bool) -> Named | None:
@@ -128,18 +132,21 @@ def _where(about: About, case: Case, prefix: str, location: str) -> list[Finding
     default = case.config.default_upstream if case.config is not None and case.here else "docker.io"
     host, _, path = location.partition("/")
     named = canonical(path.partition("/")[0]) if path else default
+    in_path = prefix.replace(":", "_")  # no colon may stand behind the first slash, so the mirror takes this for one
+    if named == registry.replace(":", "_"):
+        named = registry
     if named != registry and not path:
         return [
             about.failure(
                 f"names {location} for {prefix}, with no registry behind it: the mirror gives images of {default}",
-                f'write location = "{host}/{prefix}"',
+                f'write location = "{host}/{in_path}"',
             )
         ]
     if named != registry:
         return [
             about.warning(
                 f"names {location} for {prefix}: images of {named} come in their place",
-                f'write location = "{host}/{prefix}", unless that is meant',
+                f'write location = "{host}/{in_path}", unless that is meant',
             )
         ]
     if case.served is not None and registry not in case.served:

@@ -103,18 +103,23 @@ def _version(about: About, path: Path) -> list[Finding]:
 
 
 def _owners(about: About, path: Path) -> list[Finding]:
-    """Find what somebody else's run has left, which the mirror's own user cannot write then."""
-    owner = path.stat().st_uid
+    """Find what somebody else's run has left, which the mirror's own user cannot write then.
+
+    The directory itself is often not the mirror's own: a volume is root's, and lets it write by its group or its mode.
+    """
+    first: Path | None = None
     for file in (path / name for name in _FILES):
         try:
             found = file.lstat().st_uid
         except FileNotFoundError:
             continue
-        if found != owner:
+        if first is None:
+            first, owner = file, found
+        elif found != owner:
             return [
                 about.failure(
-                    f"belongs to user {owner}, and {file.name} in it to user {found}: the mirror was run as two users, "
-                    "and one of them cannot go on",
+                    f"{first.name} in it belongs to user {owner}, and {file.name} to user {found}: the mirror was run "
+                    "as two users, and one of them cannot go on",
                     f"end the mirror, chown -R {owner} {path} (or the user that it shall run as), and start it again",
                 )
             ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from mirror.cache.source import ENDLESS
 from mirror.errors import MirrorError, RangeInvalid, UpstreamUnavailable
@@ -68,6 +70,7 @@ class BlobResponse:
         self._digest = digest
         self._label = label
         self._ranged = request.headers.get("Range") if conditional.range_holds(request.headers, digest) else None
+        self._ends_by_closing = False
         self.sent = 0  # bytes of content
         self.broken: str | None = None  # why the transfer was broken off
         self.begun: tuple[int, Outcome] | None = None  # status and outcome, once the header has gone out
@@ -140,10 +143,12 @@ class BlobResponse:
 
     async def _send(self, source: BlobSource, plan: _Plan, headers: dict[str, str]) -> web.StreamResponse:
         response = web.StreamResponse(status=plan.status, headers=headers | plan.headers)
-        if plan.length is None:
-            response.enable_chunked_encoding()
-        else:
+        if plan.length is not None:
             response.content_length = plan.length
+        elif self._request.version >= HttpVersion11:
+            response.enable_chunked_encoding()
+        else:  # HTTP/1.0, nginx's unless it is told otherwise, has no chunks: the body ends with the connection
+            self._ends_by_closing = True
         await response.prepare(self._request)
         self.first_byte = time.monotonic()
         sender = Sender(self._request, response, self._threads, self._label)
@@ -171,8 +176,12 @@ class BlobResponse:
     def _break_off(self, reason: str) -> None:
         """Never end a short body cleanly: clients take up a broken transfer with a Range, and believe a clean end."""
         self.broken = reason
-        if self._request.transport is not None:
-            self._request.transport.abort()
+        transport = self._request.transport
+        if transport is None:
+            return
+        if self._ends_by_closing:  # only a reset tells this from the end
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -19,17 +20,35 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+LINGER = 2.0  # seconds for the rest of a body that nobody wants, so that whoever sends it hears the answer
 HEADER_WITHIN = 20.0  # seconds from the first byte of a request's header to its last
-_REFUSED_WITHIN = 2.0  # seconds that a connection past the limit has to ask for something, and be told so
+REFUSED_WITHIN = 2.0  # seconds that a connection past the limit has to ask for something, and be told so
 _MAX_REFUSED = 256  # connections past the limit that are told so at once; others are just closed
 _CROWDED = 0.75  # of the most connections: past it none is kept after its answer
 _SAID_EVERY = 60.0  # seconds between two lines that say that a limit was reached
 _HEALTH = tuple(f"{method} /{path} ".encode() for method in ("GET", "HEAD") for path in ("healthz", "readyz"))
+_MAX_HEADER = 256 * 1024  # bytes; each line may be long (`server.run`), and all of them together would be megabytes
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What one connection holds until it ends: a place among those that are served, or among those that are refused.
+
+    `excess` is the key and the value of the limit that it is past. `told`: there is room to tell it so.
+    """
+
+    peer: str  # as `clients.peer_of` says
+    excess: tuple[str, int] | None
+    told: bool
 
 
 class Connections:
-    """Counts the connections that are open, and says which one is too many."""
+    """Counts the connections that are open, and says which one is too many.
+
+    One counts from when it is accepted, before TLS: a handshake that never ends takes a place, too.
+    """
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -47,8 +66,28 @@ class Connections:
         """Whether so many are open that none should be kept for later."""
         return self._open > self._policy.max_connections * _CROWDED
 
-    def excess(self, peer: str) -> tuple[str, int] | None:
-        """Return the key and the value of the limit that one more connection from `peer` would break, or None."""
+    def enter(self, peer: str) -> Place:
+        """Count a connection, or see that it is refused. What this returns goes to `leave` when it has ended."""
+        excess = self._excess(peer)
+        if excess is not None:
+            return Place(peer, excess, told=self._refuse(*excess, peer))
+        self._open += 1
+        self._by_peer[peer] = self._by_peer.get(peer, 0) + 1
+        metrics.CONNECTIONS.set(self._open)
+        return Place(peer, None, told=False)
+
+    def leave(self, place: Place) -> None:
+        """Count it no more."""
+        if place.excess is not None:
+            self._refused -= place.told
+            return
+        self._open -= 1
+        self._by_peer[place.peer] -= 1
+        if not self._by_peer[place.peer]:
+            del self._by_peer[place.peer]
+        metrics.CONNECTIONS.set(self._open)
+
+    def _excess(self, peer: str) -> tuple[str, int] | None:
         policy = self._policy
         if self._open >= policy.max_connections:
             return "max_connections", policy.max_connections
@@ -58,22 +97,8 @@ class Connections:
         # Many clients come through one proxy, or through one socket.
         return None if peer == UNIX or policy.clients.trusts(peer) else ("max_connections_per_client", most)
 
-    def opened(self, peer: str) -> None:
-        """Count a connection."""
-        self._open += 1
-        self._by_peer[peer] = self._by_peer.get(peer, 0) + 1
-        metrics.CONNECTIONS.set(self._open)
-
-    def closed(self, peer: str) -> None:
-        """Count it no more."""
-        self._open -= 1
-        self._by_peer[peer] -= 1
-        if not self._by_peer[peer]:
-            del self._by_peer[peer]
-        metrics.CONNECTIONS.set(self._open)
-
-    def refuse(self, key: str, most: int, peer: str) -> bool:
-        """Hear that a connection is refused; return whether there is room to tell it so, and then hear `told`."""
+    def _refuse(self, key: str, most: int, peer: str) -> bool:
+        """Tell of it; return whether there is room to tell the client, too."""
         metrics.REFUSED.labels(key).inc()
         now = asyncio.get_running_loop().time()
         if now - self._said.get(key, -_SAID_EVERY) >= _SAID_EVERY:
@@ -83,10 +108,6 @@ class Connections:
             return False
         self._refused += 1
         return True
-
-    def told(self) -> None:
-        """Hear that a refused connection has ended."""
-        self._refused -= 1
 
 
 class HttpServer(web.Server):
@@ -98,12 +119,26 @@ class HttpServer(web.Server):
         connections: Connections,
         **options: Any,
     ) -> None:
-        super().__init__(handler, handler_cancellation=True, access_log=None, auto_decompress=False, **options)
-        self._counted = connections
+        super().__init__(
+            handler,
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+            lingering_time=LINGER,
+            **options,
+        )
+        self.counted = connections
+        self.handshakes: set[asyncio.Task[None]] = set()  # of TLS, under way
 
-    def __call__(self) -> Connection:
-        """Return the protocol of one more connection."""
-        return Connection(self, self._counted, loop=self._loop, **self._kwargs)
+    def __call__(self, place: Place | None = None) -> Connection:
+        """Return the protocol of one more connection; `place` is what it holds already."""
+        return Connection(self, place, loop=self._loop, **self._kwargs)
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  # aiohttp's
+        """End all connections, those whose handshake is under way at once."""
+        for handshake in self.handshakes:
+            handshake.cancel()
+        await super().shutdown(timeout)
 
 
 class Connection(web.RequestHandler):
@@ -114,51 +149,54 @@ class Connection(web.RequestHandler):
     answered all the same, or an orchestrator would end a mirror that is only busy.
     """
 
-    __slots__ = ("_connections", "_excess", "_held", "_timer", "peer")
+    __slots__ = ("_connections", "_excess", "_header", "_place", "_timer", "peer")
 
-    def __init__(self, server: HttpServer, connections: Connections, **options: Any) -> None:
+    def __init__(self, server: HttpServer, place: Place | None, **options: Any) -> None:
         super().__init__(server, **options)
-        self._connections = connections
+        self._connections = server.counted
+        self._place = place
         self._excess: tuple[str, int] | None = None
-        self._held = False  # it is one of the refused that are told so
+        self._header = 0  # bytes of a header that has not come to its end
         self._timer: asyncio.TimerHandle | None = None
         self.peer = ""  # as `clients.peer_of` says
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count the connection, or see that it is refused."""
-        self.peer = peer_of(transport)
-        self._excess = self._connections.excess(self.peer)
-        if self._excess is None:
-            self._connections.opened(self.peer)
+        """Take the connection's place, if it has none yet, and see whether it is refused."""
+        place = self._place = self._place or self._connections.enter(peer_of(transport))
+        self.peer, self._excess = place.peer, place.excess
+        if place.excess is None:
             super().connection_made(transport)
             return
         self.transport = cast("asyncio.Transport", transport)
-        self._held = self._connections.refuse(*self._excess, self.peer)
-        if self._held:
-            self._timer = self._loop.call_later(_REFUSED_WITHIN, self.transport.abort)
+        if place.told:
+            self._timer = self._loop.call_later(REFUSED_WITHIN, self.transport.abort)
         else:
             self.transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Count it no more."""
+        """Give the place back."""
         self._stop_timer()
-        if self._excess is None:
-            self._connections.closed(self.peer)
-        elif self._held:
-            self._connections.told()
+        if self._place is not None:
+            self._connections.leave(self._place)
+            self._place = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came. A header that has begun must come to its end in time."""
+        """Take what came. A header that has begun must come to its end in time, and within bounds."""
         if self._excess is not None and self._request_count == 0:
             self._refuse(data)
             return
         before = self._request_count
         super().data_received(data)
         if self._request_count != before:
+            self._header = 0
             self._stop_timer()
-        elif self._timer is None and self._idle():
-            self._timer = self._loop.call_later(HEADER_WITHIN, self._too_slow)
+        elif self._idle():
+            self._header += len(data)
+            if self._header > _MAX_HEADER:
+                self._give_up(_TOO_LARGE, "large_header")
+            elif self._timer is None:
+                self._timer = self._loop.call_later(HEADER_WITHIN, self._too_slow)
 
     def dismiss(self) -> None:
         """End: at once if nothing is under way (aiohttp's `close` leaves those open), else after the answer."""
@@ -169,13 +207,19 @@ class Connection(web.RequestHandler):
 
     def _idle(self) -> bool:
         """Say whether no request is being answered: what comes is a header, then, and no body."""
-        return self._waiter is not None and not self._waiter.done()
+        # What comes together with the end of a handshake finds nobody who waits for it yet.
+        return self._request_count == 0 or (self._waiter is not None and not self._waiter.done())
 
     def _too_slow(self) -> None:
         self._timer = None
-        if self.transport is not None and self._idle():
-            metrics.REFUSED.labels("slow_header").inc()
-            self.transport.write(_TOO_SLOW)
+        if self._idle():
+            self._give_up(_TOO_SLOW, "slow_header")
+
+    def _give_up(self, answer: bytes, why: str) -> None:
+        self._stop_timer()
+        if self.transport is not None:
+            metrics.REFUSED.labels(why).inc()
+            self.transport.write(answer)
             self.force_close()
 
     def _refuse(self, data: bytes) -> None:

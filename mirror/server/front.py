@@ -109,12 +109,15 @@ class Front:
         policy = self._policy
         client = policy.clients.of(cast("Connection", request.protocol).peer, request.headers)
         refusal = policy.clients.refusal(client)
-        own = self._health.respond(request, stranger=refusal is not None)
+        # Whom the configuration keeps out may ask for the health, as an orchestrator does from wherever it is.
+        own = self._health.respond(request)
         if own is not None:
             return own
+        if refusal is None and self._health.asks_for_metrics(request):
+            return await self._health.metrics()
         line = Line(client, time.monotonic())
         asked = Asked.of(request)
-        structlog.contextvars.bind_contextvars(request_id=asked.request_id)
+        structlog.contextvars.bind_contextvars(request_id=asked.request_id)  # of this task, which ends with the request
         with self._health.busy():
             try:
                 return await self._answer(request, asked, line, refusal)
@@ -124,7 +127,6 @@ class Front:
             finally:
                 namespace = line.repository.namespace if line.repository else None
                 self._ledger.enter(request, asked, line, policy.label(namespace))
-                structlog.contextvars.unbind_contextvars("request_id", "upstream")
 
     async def _answer(
         self, request: web.BaseRequest, asked: Asked, line: Line, refusal: str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,7 +50,7 @@ class Ledger:
 
     def __init__(self, access: AccessRecord | None) -> None:
         self.access = access
-        self._series: dict[tuple[str, Kind, str, int], tuple[Counter, Histogram, Histogram]] = {}
+        self._series: dict[tuple[str, Kind, str, int], tuple[Counter, Histogram, Histogram, Counter]] = {}
 
     def enter(self, request: web.BaseRequest, asked: Asked, line: Line, label: str) -> None:
         """Tell of a request; `label` is what metrics call its upstream."""
@@ -58,9 +59,12 @@ class Ledger:
         access = self.access
         if access is not None and asked.kind not in _NO_CONTENT:
             access.write(_entry(request, asked, line, seconds))
-        quiet = asked.kind is Kind.PING or (access is not None and line.why is None)
-        write = log.debug if quiet else log.info
-        write(
+        quiet = line.why is None and (asked.kind is Kind.PING or access is not None)
+        level = logging.DEBUG if quiet else logging.INFO
+        if not log.is_enabled_for(level):
+            return
+        log.log(
+            level,
             "request",
             method=request.method,
             kind=asked.kind.value,
@@ -86,12 +90,15 @@ class Ledger:
                 metrics.REQUESTS.labels(*names, str(line.status)),
                 metrics.REQUEST_SECONDS.labels(*names),
                 metrics.FIRST_BYTE_SECONDS.labels(*names),
+                metrics.BYTES_OUT.labels(label),
             )
-        requests, whole, first = series
+        requests, whole, first, out = series
         requests.inc()
         whole.observe(seconds)
         if line.status < _ERROR:
             first.observe(seconds if line.first_byte is None else line.first_byte - line.began)
+            if line.first_byte is None and line.sent:  # what goes out piece by piece has been counted so
+                out.inc(line.sent)
 
 
 def _entry(request: web.BaseRequest, asked: Asked, line: Line, seconds: float) -> AccessEntry:

@@ -7,21 +7,24 @@ import contextlib
 import socket
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 from mirror.server import sockets
+from mirror.server.handshake import Handshake
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable, Sequence
 
     from mirror.config import Listen, ServerConfig
-    from mirror.server.connections import Connection
+    from mirror.server.connections import Connection, HttpServer
     from mirror.server.systemd import PassedSocket
 
-HANDSHAKE_WITHIN = 20.0  # seconds; a client that dawdles holds a place
-_GOODBYE_WITHIN = 5.0  # seconds that a client gets to answer the end of TLS
+log = structlog.get_logger(__name__)
 
 _Key = tuple["Listen", int]  # an address without its scheme, and how often it stood before: port 0 may stand often
 
@@ -54,24 +57,21 @@ class Listener:
                 return encrypted is self.encrypts
         return False
 
-    async def open(
-        self, factory: Callable[[], asyncio.Protocol], context: ssl.SSLContext | None
-    ) -> list[asyncio.Server]:
+    async def open(self, http: HttpServer, context: ssl.SSLContext | None) -> list[asyncio.Server]:
         """Return servers that take no connections yet; they will, in TLS if there is a context. Raises `OSError`."""
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as undo:
             servers = []
             for sock in self.sockets:
-                secret = context is not None and sock.family != socket.AF_UNIX
+                factory: Callable[[], asyncio.Protocol] = http
+                if context is not None and sock.family != socket.AF_UNIX:
+                    factory = partial(Handshake, http, context)
                 copy = sock.dup()
                 undo.callback(copy.close)
                 server = await loop.create_server(
                     factory,
                     sock=copy,
-                    ssl=context if secret else None,
                     backlog=sockets.BACKLOG,
-                    ssl_handshake_timeout=HANDSHAKE_WITHIN if secret else None,
-                    ssl_shutdown_timeout=_GOODBYE_WITHIN if secret else None,
                     start_serving=False,
                 )
                 servers.append(server)
@@ -93,7 +93,10 @@ class Listener:
         self.servers.clear()
         for sock in self.sockets:
             if self.inode is not None and sockets.inode(sock) == self.inode:
-                Path(sock.getsockname()).unlink()
+                try:
+                    Path(sock.getsockname()).unlink()
+                except OSError as error:  # its directory may not be written to any more: it is in nobody's way
+                    log.warning("a socket stays behind", path=sock.getsockname(), error=error.strerror)
             sock.close()
 
     def _url(self, sock: socket.socket, named: str | None) -> str:
@@ -125,9 +128,9 @@ class Change:
 class Listeners:
     """All that is listened on."""
 
-    def __init__(self, factory: Callable[[], asyncio.Protocol], passed: Sequence[PassedSocket] = ()) -> None:
-        """`factory` makes the protocol of each connection; `passed` are systemd's sockets."""
-        self._factory = factory
+    def __init__(self, http: HttpServer, passed: Sequence[PassedSocket] = ()) -> None:
+        """`http` makes the protocol of each connection; `passed` are systemd's sockets."""
+        self._http = http
         self._passed = passed
         self._listeners: dict[_Key, Listener] = {}
 
@@ -155,7 +158,7 @@ class Listeners:
                 change.wanted[key] = here
                 encrypts = config.encrypts(listen)
                 if not here.servers or encrypts is not here.encrypts:
-                    servers = await here.open(self._factory, context if encrypts else None)
+                    servers = await here.open(self._http, context if encrypts else None)
                     change.servers.append((here, servers, encrypts))
         except BaseException:
             change.undo()

@@ -52,10 +52,14 @@ class Reloader:
         except Exception:
             log.exception("the mirror failed over the new configuration")
             return self._refused(before)
-        self._applied(config)
-        changed = difference(before, config)
-        log.info("the configuration is reloaded, and in force", file=config.source, changed=changed)
         metrics.RELOADS.labels("done").inc()
+        try:
+            self._applied(config)
+            changed = difference(before, config)
+        except Exception:  # it is in force all the same, and whoever reloads must live to do so again
+            log.exception("the configuration is reloaded, and the mirror failed over telling so")
+            return "configuration reloaded, see the log"
+        log.info("the configuration is reloaded, and in force", file=config.source, changed=changed)
         return f"configuration reloaded, {len(changed)} keys changed"
 
     @staticmethod

@@ -153,11 +153,12 @@ class Server:
             access = await asyncio.to_thread(access_record, config.log.access_file, self._front.access)
             if access is not None and access is not self._front.access:
                 undo.callback(access.end)
+            policy = Policy.of(config)
             change = await self._listeners.prepare(config.server, self._certificates.context(pair) if pair else None)
             undo.pop_all()
             self.config = config
             self._certificates.use(pair)
-            self._front.reconfigure(Policy.of(config), access)
+            self._front.reconfigure(policy, access)
             self.store.room.resize(*limits)
             self.cache.reconfigure(config, upstreams)
             await _to_its_end(self._listeners.commit(change))
@@ -198,9 +199,9 @@ class Server:
 def _upstreams_differ(old: Config, new: Config) -> bool:
     """Say whether upstreams are to be made anew: their connections, tokens and back-offs are lost then.
 
-    A `ca_file` may hold something else though its name is the same.
+    What their files hold is no reason: they look at those themselves (`upstream.watched`).
     """
-    if old.server.offline != new.server.offline or any(one.ca_file for one in new.upstreams.values()):
+    if old.server.offline != new.server.offline:
         return True
     theirs = [field.name for field in fields(new) if field.compare and field.name not in _NOT_OF_UPSTREAMS]
     return any(getattr(old, name) != getattr(new, name) for name in theirs)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import re
 import socket
 from typing import Any
 
 # Addresses that carry an IPv4 address inside: what counts is the address that the packet ends at.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
-# What Python 3.11 takes for global: site-local addresses (RFC 3879) and those for documentation (RFC 9637).
-_NOT_PUBLIC = (ipaddress.IPv6Network("fec0::/10"), ipaddress.IPv6Network("3fff::/20"))
+# What Python 3.11 takes for global: site-local addresses (RFC 3879), those for documentation (RFC 9637), and those of
+# protocols (RFC 6890), where Oracle's cloud has its metadata; and the one at which Azure serves its virtual machines.
+_NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("fec0::/10", "3fff::/20", "192.0.0.0/24", "168.63.129.16/32")))
+
+# A name as it is looked up, or an address. What else there is (%XX, say) may mean something else to a proxy.
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}(?:%25[A-Za-z0-9._-]{1,32})?", re.ASCII)
 
 # Names that mean this machine or this site wherever they are looked up (RFC 6761, RFC 6762, RFC 9476 and custom).
 _LOCAL_NAMES = ("localhost", "local", "internal", "home.arpa")
@@ -24,6 +29,11 @@ class AddressRefused(OSError):
 
     def __init__(self) -> None:
         super().__init__(errno.EACCES, "it is a private address")
+
+
+def is_host(host: str) -> bool:
+    """Say whether this, as a URL has it (`raw_host`), is a name in ASCII or an IP address, and nothing else."""
+    return _HOST.fullmatch(host) is not None
 
 
 def is_public(address: str) -> bool:

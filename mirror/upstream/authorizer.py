@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import structlog
+from cachetools import TTLCache
 from yarl import URL
 
 from mirror.config.credentials import Credentials, Kind
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mirror.upstream.wire import Answer, Wire
 
 _log = structlog.get_logger(__name__)
+_REFUSED_FOR = 5.0  # seconds; whoever asks meanwhile hears of it, and no account is locked for too many wrong logins
 _TOKEN_PATIENCE = 20.0  # seconds; a fetch is shared, so it does not end with the patience of whoever began it
 
 
@@ -54,6 +56,7 @@ class Authorizer:
         self._trust = trust
         self._login = login
         self._tokens = Tokens()
+        self._refusals: TTLCache[TokenKey, LoginRefused] = TTLCache(256, _REFUSED_FOR)
         self._learnt: Challenge | None = None
         self._warned: set[str] = set()
 
@@ -127,6 +130,10 @@ class Authorizer:
         found = await self._login.credentials() if self._login is not None else None
         return found if found is not None and found.kind in kinds else None
 
+    async def _offered(self) -> Credentials | None:
+        """Return the credentials, if there are any and they are for a token service."""
+        return await self._shown(Kind.PASSWORD, Kind.IDENTITY_TOKEN)
+
     async def _basic(self) -> Authorization | None:
         shown = await self._shown(Kind.PASSWORD)
         return Authorization(shown.basic(), identity=True, shown=shown) if shown is not None else None
@@ -144,7 +151,16 @@ class Authorizer:
             return Authorization(f"Bearer {token.password.reveal()}", identity=True, shown=token)
         if refusal is not None:
             raise UpstreamBroken(f"{self._wire.namespace}: {refusal}", namespace=self._wire.namespace)
-        kept = await self._tokens.get(key, lambda: self._fetch(realm, challenge.service, key.scopes))
+        if before is None and (said := self._refusals.get(key)) is not None and said.shown == await self._offered():
+            raise LoginRefused(
+                str(said), namespace=said.namespace, upstream_status=said.upstream_status or 401, shown=said.shown
+            )
+        try:
+            kept = await self._tokens.get(key, lambda: self._fetch(realm, challenge.service, key.scopes))
+        except LoginRefused as error:
+            if error.shown is not None:
+                self._refusals[key] = error
+            raise
         fresh = before is None or before.value != kept.value
         return Authorization(f"Bearer {kept.value}", kept.identity, kept.value, key, fresh)
 
@@ -173,7 +189,7 @@ class Authorizer:
         """Ask the realm, through redirects; return its answer, and the credentials that were shown on the way."""
         asked = [("service", service)] if service else []
         url = realm.extend_query([*asked, *(("scope", scope) for scope in scopes)])
-        credentials = await self._shown(Kind.PASSWORD, Kind.IDENTITY_TOKEN)
+        credentials = await self._offered()
         if credentials is not None and not self._may_show(url):
             credentials = None
         if credentials is not None and credentials.kind is Kind.IDENTITY_TOKEN:

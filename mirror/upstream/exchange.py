@@ -71,8 +71,14 @@ class Exchange:
                 raise
         else:
             # 403 may be about the repository, or an end of the password's life (private ECR).
-            if answer.status != 403 or not await self._renewed(ask, login, answer.shown):  # noqa: PLR2004
+            if answer.status != 403:  # noqa: PLR2004
                 return answer
+            try:
+                if not await self._renewed(ask, login, answer.shown):
+                    return answer
+            except BaseException:
+                answer.close()
+                raise
             answer.close()
         return await self._follow(ask, await self._logins.of(ask.repository))
 
@@ -137,7 +143,7 @@ class Exchange:
             challenges = parse_challenges(answer.all("WWW-Authenticate"))
         if used is None:
             if not challenges and own:
-                challenges = await self._ping()
+                challenges = await self._ping(answer)
             if not challenges or (answer.status == 403 and not authorizer.may_meet(challenges)):  # noqa: PLR2004
                 return answer
             answer.close()
@@ -161,7 +167,7 @@ class Exchange:
     async def _send(self, ask: Ask, url: URL, used: Authorization | None) -> Answer:
         headers = {**ask.headers, "Authorization": used.header} if used is not None else ask.headers
         answer = await self._wire.send(ask.method, url, headers, kind=ask.kind)
-        answer.public = used is None or not used.identity
+        answer.public = answer.public and (used is None or not used.identity)
         answer.shown = used.shown if used is not None else None
         if url.origin() == self._registry.origin():
             self.date = answer.headers.get("Date", self.date)
@@ -179,10 +185,14 @@ class Exchange:
         # public.ecr.aws says 400 DENIED to a token that has expired (aws/containers-roadmap#2835); no body to a HEAD.
         return answer.response.method == "HEAD" or b"DENIED" in await self._wire.read_error(answer)
 
-    async def _ping(self) -> tuple[Challenge, ...]:
-        """Ask `/v2/` for the challenge that a real request came back without (gcr.io); its scope is a placeholder."""
+    async def _ping(self, refused: Answer) -> tuple[Challenge, ...]:
+        """Ask `/v2/` for the challenge that `refused` came without (gcr.io); its scope is a placeholder."""
         url = self._registry.with_path(self._registry.path.rstrip("/") + "/v2/")
-        answer = await self._wire.send("GET", url, {}, kind="ping")
+        try:
+            answer = await self._wire.send("GET", url, {}, kind="ping")
+        except BaseException:
+            refused.close()
+            raise
         answer.close()
         return parse_challenges(answer.all("WWW-Authenticate"))
 

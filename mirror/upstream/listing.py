@@ -19,8 +19,10 @@ MAX_TAGS = 4 * 1024 * 1024  # bytes of one page of tags
 MAX_REFERRERS = 8 * 1024 * 1024  # bytes of all pages of referrers
 MAX_PAGES = 256  # of one list
 
-_LINK = re.compile(r"<([^>]*)>([^<]*)")
-_NEXT = re.compile(r';\s*rel\s*=\s*(?:"(?:[^"]*\s)?next(?:\s[^"]*)?"|next\b)', re.IGNORECASE)
+_MAX_LINK = 16 * 1024  # characters of one header
+# Whatever a header holds, none of it is read more than once or twice: the event loop waits meanwhile.
+_LINK = re.compile(r"<([^<>]*)>([^<]*)")
+_REL = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s;,"]+))', re.IGNORECASE)
 
 
 def next_page(url: URL, links: Iterable[str]) -> URL | None:
@@ -29,8 +31,8 @@ def next_page(url: URL, links: Iterable[str]) -> URL | None:
     Raise `ValueError` where it is on another origin: a list's next page is the registry's own.
     """
     for header in links:
-        for target, parameters in _LINK.findall(header):
-            if _NEXT.search(parameters):
+        for target, parameters in _LINK.findall(header[:_MAX_LINK]):
+            if any("next" in (quoted or bare).lower().split() for quoted, bare in _REL.findall(parameters)):
                 page = next_hop(url, target)
                 if page.origin() != url.origin():
                     raise ValueError("a next page on another host")

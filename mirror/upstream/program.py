@@ -38,6 +38,7 @@ _NOT_FOUND_FOR = 60.0  # seconds that `not found` is believed
 _MAX_OUTPUT = 64 * 1024  # bytes
 _MAX_QUOTE = 300  # characters of what it says when it fails
 _NOT_FOUND = b"credentials not found in native keychain"
+_LONGEST = 10 * 365 * 86_400  # seconds; past that no number says anything
 _SHORTEST = 4  # characters of what may be a secret
 _OPAQUE = re.compile(r"[A-Za-z0-9+/=_.~-]{20,}")  # a word like this may be a secret
 
@@ -205,6 +206,8 @@ def parse(printed: bytes, *, now: float | None = None) -> Given:
     life = _life(answer, now)
     received = time.monotonic()
     credentials = Credentials.of(username, secret)
+    if not credentials.sendable:
+        raise ProgramFailed("printed a user name or a secret that cannot be sent")
     if life is None:
         return Given(credentials, received + REFRESH, float("inf"))
     if life <= 0:
@@ -225,8 +228,8 @@ def _life(answer: dict[str, object], now: float) -> float | None:
             return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now
         except (ValueError, OverflowError):
             raise ProgramFailed('printed "ExpiresAt" that is no time of RFC 3339') from None
-    if isinstance(left, int | float) and not isinstance(left, bool):
-        return float(left)
+    if isinstance(left, int | float) and not isinstance(left, bool) and left == left:  # noqa: PLR0124  NaN is no time
+        return float(min(left, _LONGEST))
     if at or left is not None:
         raise ProgramFailed('printed "ExpiresAt" or "ExpiresIn" that is no time')
     return None
@@ -265,5 +268,5 @@ def _quote(said: bytes, printed: bytes, secrets: tuple[str, ...]) -> str:
     words = re.split(r'[\s"]+', printed.decode(errors="replace"))  # one of them may be the secret
     if not line or any(secret in line for secret in (*secrets, *words) if len(secret) >= _SHORTEST):
         return "; run it by hand to see why"
-    line = _OPAQUE.sub("…", scrub_text(line))
+    line = _OPAQUE.sub("…", scrub_text(line[: 4 * _MAX_QUOTE]))
     return ": " + "".join(c if c.isprintable() else " " for c in line)[:_MAX_QUOTE]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
 from typing import TYPE_CHECKING
 
 from mirror.upstream.address import is_private_host, is_public
@@ -11,6 +9,7 @@ from mirror.upstream.address import is_private_host, is_public
 if TYPE_CHECKING:
     from yarl import URL
 
+    from mirror.upstream.resolver import Resolver
     from mirror.upstream.trust import Trust
 
 
@@ -23,8 +22,9 @@ class Reach:
     `trust` nobody configured the upstream (`"*"` admits it), and every dial is guarded.
     """
 
-    def __init__(self, trust: Trust | None) -> None:
+    def __init__(self, trust: Trust | None, resolver: Resolver) -> None:
         self._trust = trust
+        self._resolver = resolver
         self._private = trust is not None and is_private_host(trust.registry.host or "")
 
     def guards(self, url: URL) -> bool:
@@ -43,7 +43,7 @@ class Reach:
             return False
         registry = self._trust.registry
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(registry.host, registry.port, type=socket.SOCK_STREAM)
+            found = await self._resolver.look_up(registry.host or "", registry.port or 0)
         except OSError:  # it does not resolve, perhaps because a proxy does that: then it counts as public
             return False
         self._private = any(not is_public(str(address[0])) for *_, address in found)

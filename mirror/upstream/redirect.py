@@ -10,12 +10,15 @@ from urllib.parse import quote
 from cachetools import TTLCache
 from yarl import URL
 
+from mirror.upstream.address import is_host
+
 if TYPE_CHECKING:
     from mirror.oci.digest import Digest
     from mirror.oci.name import Repository
 
 STATUSES = frozenset({301, 302, 303, 307, 308})
 MAX_HOPS = 10
+_MAX_KEPT = 16 * 1024  # characters of an address that is remembered
 
 # Bytes that may not stand in a request line. Everything else goes out as it came: a signature covers every byte.
 _UNSAFE = re.compile(r"[^\x21-\x7e]")
@@ -32,10 +35,10 @@ def next_hop(url: URL, location: str) -> URL:
     try:
         target = URL(_UNSAFE.sub(lambda c: quote(c[0], errors="surrogateescape"), location), encoded=True)
         target = target if target.scheme else url.join(target)
-        host, _ = target.host, target.port
+        host, _ = target.raw_host, target.port
     except ValueError:
         raise ValueError("a redirect to what is not an address") from None
-    if target.scheme not in ("http", "https") or not host:
+    if target.scheme not in ("http", "https") or not is_host(host or ""):
         raise ValueError("a redirect to what is not a web address")
     if target.scheme == "http" and url.scheme == "https":
         raise ValueError(f"a redirect from TLS to plain HTTP, to {host}")
@@ -69,9 +72,10 @@ class SignedMemory:
         return self._targets.get((repository, digest))
 
     def put(self, repository: Repository, digest: Digest, signed: Signed) -> None:
-        """Remember where the blob was found."""
-        self._targets[repository, digest] = signed
+        """Remember where the blob was found; an address that nobody signs at such a length is not kept."""
+        if len(str(signed.url)) <= _MAX_KEPT:
+            self._targets[repository, digest] = signed
 
     def forget(self, repository: Repository, digest: Digest) -> None:
-        """Drop a target that was refused, or failed."""
+        """Drop a target that refused, could not be reached, or sent something else."""
         self._targets.pop((repository, digest), None)

@@ -15,6 +15,7 @@ from mirror.upstream.reach import Reach
 from mirror.upstream.registry import Registry
 from mirror.upstream.route import Route
 from mirror.upstream.sessions import Sessions
+from mirror.upstream.slots import Slots
 from mirror.upstream.tls import Tls
 from mirror.upstream.trust import Trust
 from mirror.upstream.wire import Wire
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 _UNNAMED = "*"  # what metrics call each of them: clients choose the names, and every label value is kept for ever
 _MAX_UNNAMED = 256  # upstreams that only `"*"` admits, which are remembered at once
+_STRANGERS_BLOBS = 64  # blobs on their way from all of those together
 
 
 class Registries:
@@ -53,6 +55,9 @@ class Registries:
 
     def __init__(self, config: Config, *, instance: str, request_id: Callable[[], str | None]) -> None:
         self._sessions = Sessions(instance=instance, request_id=request_id)
+        # Clients choose the names of those; what hangs there must not hold up the upstreams that are configured.
+        self._strangers = Sessions(instance=instance, request_id=request_id)
+        self._strangers_slots = Slots(_STRANGERS_BLOBS, _STRANGERS_BLOBS * 3 // 4)
         self._route = Route(config.proxies)
         self._offline = config.server.offline
         self._wildcard = config.wildcard
@@ -90,11 +95,14 @@ class Registries:
         for registry in list(self._registries):
             await registry.close()
         await self._sessions.close()
+        await self._strangers.close()
 
     def _configure(self, name: str, upstream: UpstreamConfig, files: tuple[Watched[AuthFile], ...]) -> Registry:
         trust = Trust(URL(upstream.url), upstream.realms)
         route = Route(upstream.proxies) if upstream.proxies is not None else self._route
-        wire = Wire(name, self._sessions, reach=Reach(trust), route=route, tls=Tls(upstream, trust))
+        wire = Wire(
+            name, self._sessions, reach=Reach(trust, self._sessions.resolver), route=route, tls=Tls(upstream, trust)
+        )
         return self._keep(Registry(trust.registry, wire, logins=logins_of(upstream, files), trust=trust))
 
     def _admit(self, name: str) -> Registry:
@@ -106,8 +114,9 @@ class Registries:
             usable = False
         if not usable or url.path != "/" or url.user is not None or url.query_string:
             raise NameUnknown(f"{name[:160]!r} is not the name of a registry")
-        wire = Wire(name, self._sessions, reach=Reach(None), route=self._route, label=_UNNAMED)
-        return self._keep(Registry(url, wire))
+        reach = Reach(None, self._strangers.resolver)
+        wire = Wire(name, self._strangers, reach=reach, route=self._route, label=_UNNAMED)
+        return self._keep(Registry(url, wire, shared=self._strangers_slots))
 
     def _keep(self, registry: Registry) -> Registry:
         self._registries.add(registry)

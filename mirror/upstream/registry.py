@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mirror.errors import UpstreamBroken, UpstreamError, UpstreamUnavailable
 from mirror.metrics import UPSTREAM_QUEUE_SECONDS
@@ -27,7 +27,7 @@ from mirror.upstream.refusal import refusal
 from mirror.upstream.slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from yarl import URL
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from mirror.upstream.trust import Trust
     from mirror.upstream.wire import Answer, Wire
 
+_T = TypeVar("_T")
+
 # One value, comma-joined: quay.io reads only the first of several header lines.
 _ACCEPT = {"Accept": ", ".join(ACCEPT)}
 _ANSWERED_BLOB = (OK, PARTIAL)
@@ -49,16 +51,28 @@ _PROBE_SCOPES = {"docker.io": "repository:ratelimitpreview/test:pull"}
 
 
 class Registry:
-    """`mirror.upstream.protocol.Upstream` over HTTP. `url` is the registry's address, without `/v2`."""
+    """`mirror.upstream.protocol.Upstream` over HTTP. `url` is the registry's address, without `/v2`.
 
-    def __init__(self, url: URL, wire: Wire, *, logins: Logins | None = None, trust: Trust | None = None) -> None:
+    `shared` are places for blobs that it has in common with other registries, on top of its own.
+    """
+
+    def __init__(
+        self,
+        url: URL,
+        wire: Wire,
+        *,
+        logins: Logins | None = None,
+        trust: Trust | None = None,
+        shared: Slots | None = None,
+    ) -> None:
         self.namespace = wire.namespace
         self.label = wire.label
         self._url = url
         self._wire = wire
         self._exchange = Exchange(url, wire, logins=logins, trust=trust)
         self._attempts = Attempts(wire)
-        self._slots = Slots(waited=UPSTREAM_QUEUE_SECONDS.labels(wire.label).observe)
+        own = Slots(waited=UPSTREAM_QUEUE_SECONDS.labels(wire.label).observe)
+        self._slots = (own,) if shared is None else (own, shared)
         self._signed = SignedMemory()
 
     @property
@@ -136,7 +150,8 @@ class Registry:
         deadline = loop.time() + patience
         async with AsyncExitStack() as stack:
             try:
-                await stack.enter_async_context(self._slots.place(urgency, deadline=deadline))
+                for slots in self._slots:
+                    await stack.enter_async_context(slots.place(urgency, deadline=deadline))
             except TimeoutError:
                 raise UpstreamUnavailable(
                     f"no place for another blob from {self.namespace} came free within {patience:.3g} s",
@@ -178,7 +193,7 @@ class Registry:
                 public = public and answer.public
                 if following is None and len(pages) == 1:
                     return ReferrersBody(page, public)
-                descriptors += listing.parse_referrers(page)
+                descriptors += await _read(listing.parse_referrers, page)
                 if following is None:
                     return ReferrersBody(listing.join_referrers(pages[0], descriptors), public)
                 if len(pages) == listing.MAX_PAGES:
@@ -229,8 +244,7 @@ class Registry:
             _prolong(timer, patience)
             body = await self._wire.read(answer, listing.MAX_TAGS)
             try:
-                inline = len(body) <= _INLINE
-                tags = listing.parse_tags(body) if inline else await asyncio.to_thread(listing.parse_tags, body)
+                tags = await _read(listing.parse_tags, body)
                 return tags, answer, listing.next_page(answer.url, answer.all("Link"))
             except ValueError as error:
                 raise self._broken(answer, f"sent what is no list of tags: {error}") from None
@@ -249,7 +263,7 @@ class Registry:
             _prolong(timer, patience)
             page = await self._wire.read(answer, room)
             try:
-                listing.parse_referrers(page)
+                await _read(listing.parse_referrers, page)
                 return page, answer, listing.next_page(answer.url, answer.all("Link"))
             except ValueError as error:
                 raise self._broken(answer, f"sent what is no index of referrers: {error}") from None
@@ -270,6 +284,7 @@ class Registry:
                 await self._expect(answer, f"{repository}@{digest}", _ANSWERED_BLOB)
                 body = HttpBlobBody(self._wire, answer, asked, self._transfer_failed)
             except BaseException:
+                self._signed.forget(repository, digest)  # the registry may know of a better place
                 answer.close()
                 raise
             if answer.url.origin() != self._url.origin():
@@ -334,6 +349,10 @@ def _seconds(date: str | None) -> float | None:
         return parsedate_to_datetime(date or "").replace(tzinfo=UTC).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
+
+
+async def _read(parse: Callable[[bytes], _T], body: bytes) -> _T:
+    return parse(body) if len(body) <= _INLINE else await asyncio.to_thread(parse, body)
 
 
 def _prolong(timer: asyncio.Timeout, patience: float) -> None:

@@ -9,6 +9,7 @@ import aiohttp
 from mirror import __version__
 from mirror.upstream import via
 from mirror.upstream.address import AddressRefused, is_private_host, public_socket
+from mirror.upstream.resolver import Resolver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,6 +35,7 @@ class Sessions:
     """
 
     def __init__(self, *, instance: str, request_id: Callable[[], str | None]) -> None:
+        self.resolver = Resolver()
         self._instance = instance
         self._request_id = request_id
         self._headers = {
@@ -91,6 +93,7 @@ class Sessions:
         for session in self._pools.values():
             await session.close()
         self._pools.clear()
+        await self.resolver.close()
 
     def _pool(self, *, bulk: bool, guarded: bool) -> aiohttp.ClientSession:
         session = self._pools.get((bulk, guarded))
@@ -101,7 +104,9 @@ class Sessions:
     def _make(self, *, guarded: bool) -> aiohttp.ClientSession:
         options: dict[str, Any] = {"socket_factory": public_socket} if guarded else {}
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=_KEEPALIVE, **options),
+            connector=aiohttp.TCPConnector(
+                limit=0, ttl_dns_cache=30, keepalive_timeout=_KEEPALIVE, resolver=self.resolver, **options
+            ),
             headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=STALL),
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -43,20 +43,24 @@ class Tls:
             self._watched = Watched(paths, lambda: _contexts(ca_file, cert_file, key_file))
 
     async def context(self, url: URL, *, kind: str, proxy: Proxy | None = None) -> Context:
-        """Return the context for a request to `url` (`kind` as `Wire.send` has it) through `proxy`.
+        """Return the context for a request, as `choose` does, and nothing else."""
+        return (await self.choose(url, kind=kind, proxy=proxy))[0]
 
-        The client certificate is a credential: it goes to the registry's own origin and to the token services inside
-        its trust boundary, never to a redirect's target (promise 9).
+    async def choose(self, url: URL, *, kind: str, proxy: Proxy | None = None) -> tuple[Context, bool]:
+        """Return the context for a request to `url` through `proxy`, and whether it shows the client certificate.
+
+        `kind` is as `Wire.send` has it. The certificate is a credential: it goes to the registry's own origin and to
+        the token services inside its trust boundary, never to a redirect's target (promise 9).
         """
         if self._watched is None or url.scheme != "https":
-            return None
+            return None, False
         plain, showing = await self._watched.current()
         if showing is plain or not self._shows(url, kind):
-            return plain
+            return plain, False
         if proxy is not None and proxy.url.scheme == "https":  # one context serves both: the proxy would see it too
             self._withhold(proxy)
-            return plain
-        return showing
+            return plain, False
+        return showing, True
 
     def _withhold(self, proxy: Proxy) -> None:
         if not self._told:

@@ -21,7 +21,9 @@ MAX_BODY = 1024 * 1024  # bytes of a token service's answer
 
 _DEFAULT_LIFE = 60.0  # seconds, where `expires_in` is missing or less (distribution, docs/spec/auth/token.md)
 _MAX_LIFE = 86_400.0
+_AROUND = 1024  # bytes that a token takes besides its text
 _REMEMBERED = 256  # tokens out of use that are still known as secrets
+_MAX_TOKEN = 32 * 1024  # characters; no server takes a longer header, and a thousand are kept
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 
 
@@ -60,7 +62,7 @@ def parse_token(body: bytes, *, identity: bool, now: float | None = None) -> Tok
     if not isinstance(answer, dict):
         raise ValueError("its token service sent something that is not a JSON object")  # noqa: TRY004  one kind for all
     value = answer.get("token") or answer.get("access_token")
-    if not isinstance(value, str) or not _VISIBLE.fullmatch(value):
+    if not isinstance(value, str) or len(value) > _MAX_TOKEN or not _VISIBLE.fullmatch(value):
         raise ValueError("its token service sent no usable token")
     life = _life(answer.get("expires_in"))
     # A service may hand out a token that it made earlier. An age that is negative, or as long as the life, is a clock
@@ -94,8 +96,8 @@ def _issued(issued_at: object, now: float | None) -> float:
 class Tokens:
     """The tokens of one origin. A fetch is nobody's own: whoever asks for the same token meanwhile waits for it."""
 
-    def __init__(self, capacity: int = 1024) -> None:
-        self._kept: LRUCache[TokenKey, Token] = LRUCache(capacity)
+    def __init__(self, capacity: int = 4 * 1024 * 1024) -> None:  # characters of all tokens
+        self._kept: LRUCache[TokenKey, Token] = LRUCache(capacity, getsizeof=lambda token: len(token.value) + _AROUND)
         self._out_of_use: deque[str] = deque(maxlen=_REMEMBERED)
         self._fetches: dict[TokenKey, asyncio.Task[Token]] = {}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from publicsuffixlist import PublicSuffixList
 
-from mirror.upstream.address import is_private_host
+from mirror.upstream.address import is_host, is_private_host
 
 if TYPE_CHECKING:
     from yarl import URL
@@ -35,12 +35,12 @@ class Trust:
 
     def refusal(self, realm: URL) -> str | None:
         """Say why the realm must not be dialled at all, or None if it may."""
-        host = realm.host or ""
-        if realm.scheme not in ("http", "https") or not host:
+        host = realm.raw_host or ""
+        if realm.scheme not in ("http", "https") or not is_host(host):
             return "its token realm is not a web address"
         if realm.user is not None or realm.password is not None:
             return f"its token realm has a user name in it, for {host}"
-        if realm.scheme == "http" and self.registry.scheme == "https" and not self.names(realm):
+        if realm.scheme == "http" and self.registry.scheme == "https":
             return f"it asks for tokens to be fetched from {host} without TLS"
         if is_private_host(host) and not (self.names(realm) or is_private_host(self.registry.host or "")):
             return f"its token realm {host} is a private address; if that is right, add it to `realms` of this upstream"

@@ -40,7 +40,7 @@ class Answer:
 
     response: aiohttp.ClientResponse
     url: URL  # where it came from, after redirects; perhaps signed: not for showing
-    public: bool = True  # no credentials were in play
+    public: bool = True  # no credentials were in play, and no client certificate
     shown: Credentials | None = None  # what was shown to the registry itself
     error_body: bytes | None = None
 
@@ -94,29 +94,29 @@ class Wire:
         """
         began = time.monotonic()
         try:
-            response = await self._dial(method, url, headers, kind=kind, body=body)
+            response, shown = await self._dial(method, url, headers, kind=kind, body=body)
         except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: an address that aiohttp cannot send
             self.count(kind, "timeout" if isinstance(error, TimeoutError) else "connect")
             raise self.failure(error, url) from None  # the cause's own text may show the address with its query
         UPSTREAM_FIRST_BYTE_SECONDS.labels(self.label, kind).observe(time.monotonic() - began)
         self.count(kind, str(response.status))
-        return Answer(response, url)
+        return Answer(response, url, public=not shown)
 
     async def _dial(
         self, method: str, url: URL, headers: Mapping[str, str], *, kind: str, body: bytes | None
-    ) -> aiohttp.ClientResponse:
+    ) -> tuple[aiohttp.ClientResponse, bool]:
         proxy = self._route.proxy(url)
-        tls = await self._tls.context(url, kind=kind, proxy=proxy)
+        tls, shown = await self._tls.choose(url, kind=kind, proxy=proxy)
         request = partial(
             self._sessions.request, method, url, headers, body=body, bulk=kind == "blob", tls=tls, proxy=proxy
         )
         try:
-            return await request(guarded=self._reach.guards(url))
+            return await request(guarded=self._reach.guards(url)), shown
         except (aiohttp.ClientConnectorError, AddressRefused) as error:
             refused = isinstance(getattr(error, "os_error", error), AddressRefused)
             if not (refused and await self._reach.widens()):
                 raise
-        return await request(guarded=False)
+        return await request(guarded=False), shown
 
     def secrets(self) -> tuple[str, ...]:
         """Return what the proxy on the way is shown."""

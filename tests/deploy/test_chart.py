@@ -170,7 +170,7 @@ def test_the_network_policy_lets_out_to_the_upstreams_alone() -> None:
 
     ports = [(port["port"], port["protocol"]) for rule in policy["egress"] for port in rule["ports"]]
     assert ports == [
-        *((53, protocol) for protocol in ("UDP", "TCP")),
+        *((port, protocol) for port in (53, 5353) for protocol in ("UDP", "TCP")),
         *((port, "TCP") for port in (443, 3128, 8080, 5443)),
     ]
     blocks = [peer["ipBlock"]["cidr"] for rule in policy["ingress"] for peer in rule["from"] if "ipBlock" in peer]

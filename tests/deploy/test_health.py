@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -60,8 +61,8 @@ def test_every_kind_of_address_is_found_and_asked() -> None:
                 f"127.0.0.1 port {ports[3]}",
                 path,
             }
-            # Without a process id, as in the container, it finds every mirror that it can see.
-            assert ports[0] in check()[1]
+            # Without a process id, as in the container, it asks every mirror that it can see; here not all are ours.
+            assert mirror.pid in runpy.run_path(str(CHECK))["mirrors"]()
 
 
 @contextmanager
@@ -94,3 +95,9 @@ def test_an_address_that_does_not_answer_as_it_should_is_named(answer: str, show
 def test_a_mirror_that_does_not_listen_is_not_well() -> None:
     with process("import time; print(); time.sleep(60)") as (pid, _):
         assert check(pid) == (1, "the mirror does not listen (yet)")
+
+
+def test_a_mirror_that_has_just_ended_is_not_well() -> None:
+    with process("print()") as (pid, _):
+        pass
+    assert check(pid) == (1, "the mirror does not listen (yet)")

@@ -204,6 +204,21 @@ def test_a_link_is_left_alone_even_if_it_leads_to_a_file_of_ours(node: Node) -> 
     assert target.read_text() == before
 
 
+def test_a_link_that_leads_nowhere_here_is_somebody_elses(node: Node) -> None:
+    """A pod sees certs.d alone: what such a link names may well be there on the node."""
+    link = node.certs / "docker.io/hosts.toml"
+    link.parent.mkdir()
+    link.symlink_to("/opt/site/hosts.toml")
+
+    done = node.script("install")
+    check = node.script("check")
+    node.script("remove")
+
+    assert "left alone" in done.stderr
+    assert (check.returncode, check.stderr) == (0, "")
+    assert link.is_symlink()
+
+
 def test_certificates_of_a_registry_are_not_put_out_of_use(node: Node) -> None:
     (node.certs / "registry.example_5443_").mkdir()
     (node.certs / "registry.example_5443_/ca.crt").write_text("theirs")

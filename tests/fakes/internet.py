@@ -4,7 +4,7 @@
         fake = await net.host(FakeRegistry, "quay.io")      # https://quay.io is now this fake
         net.name("rebound.test", "1.2.3.4", "127.0.0.1")     # the first look-up says the one, the next the other
 
-The program under test looks names up and dials addresses as ever; what the event loop does at the very end of that is
+The program under test looks names up and dials addresses as ever; what is done at the very end of that is
 changed: a name has the (public) address that it was given here, and a connection to it ends at the fake's own port.
 Names that are not given do not resolve, and addresses that nobody has cannot be reached; loopback is itself.
 """
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from tests.fakes.registry import FakeRegistry
 
+_getaddrinfo = socket.getaddrinfo
 _FIRST = ipaddress.IPv4Address("1.2.0.1")  # of the addresses that hosts are given; public, and nobody's here
 
 
@@ -53,9 +54,9 @@ class Internet:
         self.ca_file.write_bytes(self._authority.pem)
         self._directory = Path(directory)
         loop: Any = self._loop
-        self._stack.callback(loop.__dict__.pop, "getaddrinfo")
         self._stack.callback(loop.__dict__.pop, "sock_connect")
-        loop.getaddrinfo = self._getaddrinfo
+        self._stack.callback(setattr, socket, "getaddrinfo", _getaddrinfo)
+        socket.getaddrinfo = self._getaddrinfo  # type: ignore[assignment]
         loop.sock_connect = self._sock_connect
         return self
 
@@ -108,9 +109,10 @@ class Internet:
         context.load_cert_chain(path)
         return context
 
-    async def _getaddrinfo(self, host: Any, port: Any, **options: Any) -> list[Any]:
+    def _getaddrinfo(self, host: Any, port: Any, *more: Any, **options: Any) -> list[Any]:
+        options |= dict(zip(("family", "type", "proto", "flags"), more, strict=False))
         try:  # what is an address in some spelling needs nobody to be asked
-            return socket.getaddrinfo(host, port, **{**options, "flags": socket.AI_NUMERICHOST})
+            return _getaddrinfo(host, port, **{**options, "flags": socket.AI_NUMERICHOST})
         except socket.gaierror:
             pass
         self.looked_up.append(host)
@@ -123,7 +125,7 @@ class Internet:
         return [
             entry
             for answer in answers
-            for entry in socket.getaddrinfo(answer, port, **{**options, "flags": socket.AI_NUMERICHOST})
+            for entry in _getaddrinfo(answer, port, **{**options, "flags": socket.AI_NUMERICHOST})
         ]
 
     async def _sock_connect(self, sock: socket.socket, address: tuple[Any, ...]) -> None:

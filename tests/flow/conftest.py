@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
@@ -170,7 +170,13 @@ async def start(tmp_path: Path, clock: Clock) -> AsyncIterator[StartMirror]:
         async def begin(upstreams: FakeRegistry | Mapping[str, Any], **sections: Any) -> Mirror:
             own = await stack.enter_async_context(AsyncExitStack())
             text = json.dumps(document(upstreams, tmp_path / "store", **sections))
-            server = await Server.start(config.parse(text, "mirror.yaml", {}), own, clock=clock)
+            settings = config.parse(text, "mirror.yaml", {})
+            if not isinstance(
+                upstreams, FakeRegistry
+            ):  # of what is not there, `"*"` admits all but what a test refuses
+                refused = frozenset(name for name, upstream in upstreams.items() if upstream is False)
+                settings = replace(settings, refused=refused)
+            server = await Server.start(settings, own, clock=clock)
             # The first to be closed: a connection that is kept alive would hold up the end.
             session = await own.enter_async_context(
                 aiohttp.ClientSession(auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar())
@@ -189,7 +195,7 @@ def document(upstreams: FakeRegistry | Mapping[str, Any], store: Path, **section
         if isinstance(upstream, FakeRegistry):
             told[name] = {"url": upstream.url, "read_ahead": False}
         else:
-            told[name] = upstream if name == "*" else {"read_ahead": False, **upstream}
+            told[name] = upstream if isinstance(upstream, bool) else {"read_ahead": False, **upstream}
     return {
         **sections,
         "server": {"listen": "127.0.0.1:0", "shutdown_timeout": "5s", **sections.get("server", {})},

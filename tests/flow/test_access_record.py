@@ -6,14 +6,12 @@ import asyncio
 import contextlib
 import errno
 import json
-import logging
 import os
 import threading
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
 from prometheus_client import REGISTRY
 
 from mirror import log
@@ -24,7 +22,7 @@ from mirror.server.access import AccessEntry, AccessRecord, access_record
 from tests.fakes.faults import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.fakes.registry import FakeRegistry
@@ -38,20 +36,11 @@ Lines = list[dict[str, Any]]
 
 
 @pytest.fixture
-def logged() -> Iterator[Callable[[], Lines]]:
+def logged() -> Callable[[], Lines]:
     """Log as a process does; return what reads the lines."""
     stream = StringIO()
-    root = logging.getLogger()
-    levels = root.level, logging.getLogger("aiohttp.server").level
     log.setup("info", "json", stream)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    logging.captureWarnings(capture=False)
-    for handler in list(root.handlers):
-        if isinstance(handler, log._Bridge):
-            root.removeHandler(handler)
-    root.setLevel(levels[0])
-    logging.getLogger("aiohttp.server").setLevel(levels[1])
-    structlog.reset_defaults()
+    return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
 def records(path: Path) -> Lines:

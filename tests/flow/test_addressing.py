@@ -174,6 +174,13 @@ async def test_the_wildcard_does_not_reach_private_addresses(start: StartMirror,
         assert stranger.requests == []
 
 
+async def test_an_upstream_that_was_taken_away_is_not_mirrored_by_the_wildcard_either(start: StartMirror) -> None:
+    mirror = await start({"docker.io": {}, "quay.io": False, "*": True})
+    reply = await mirror.get("/v2/org/app/manifests/v1?ns=quay.io")
+    assert (reply.status, reply.code) == (404, "NAME_UNKNOWN")
+    assert 'says "quay.io: false"' in reply.message
+
+
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [

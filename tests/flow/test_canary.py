@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
-import logging
 import os
 import re
 import signal
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-import structlog
 
 from mirror import config, log
 from mirror.cache import transfer
@@ -34,8 +33,8 @@ from tests.fakes.registry import FakeRegistry
 from tests.flow.conftest import Mirror, document
 from tests.parts.canaries import Canaries
 from tests.parts.certificate import certificate
-from tests.parts.forward_proxy import ForwardProxy
 from tests.parts.mirror import MirrorProcess
+from tests.parts.proxy import ForwardProxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -118,7 +117,10 @@ async def of_the_configuration(scene: Scene, directory: Path) -> None:
 
 
 async def of_credentials_files(scene: Scene, directory: Path) -> None:
-    """Upstreams whose credentials stand in a config.json; the first is asked through a proxy that has its own."""
+    """Upstreams whose credentials a config.json holds, or says who holds them.
+
+    One is asked through a proxy that has its own, and the environment has another for hosts that nobody asks.
+    """
     auths: dict[str, Any] = {}
     gcr = await scene.fake("gcr.io")
     auths[gcr.host] = {"username": "alice", "password": scene.user(gcr, "config.json password")}
@@ -133,7 +135,28 @@ async def of_credentials_files(scene: Scene, directory: Path) -> None:
     given = scene.canaries.plant("registry token")
     lscr.auth.tokens.append(Token(given, "alice", (f"repository:{REPO}:pull",), float("inf"), ""))
     auths[lscr.host] = {"registrytoken": given}
-    (directory / "config.json").write_text(json.dumps({"auths": auths}))
+
+    aws = await scene.fake("public.ecr.aws", "basic")
+    pair = f"alice:{scene.user(aws, 'config.json auth')}"
+    auths[aws.host] = {"auth": base64.b64encode(pair.encode()).decode()}
+
+    k8s = await scene.fake("registry.k8s.io")
+    secret = scene.user(k8s, "credential helper's output")
+    helper = directory / "docker-credential-canary"
+    helper.write_text(
+        f"#!{sys.executable}\nimport json, pathlib, sys\n"
+        f"path = pathlib.Path({str(directory / 'helped')!r})\n"
+        "if path.exists():\n"
+        f"    sys.exit('cannot use {secret} for ' + sys.stdin.read())\n"
+        "path.touch()\n"
+        f"print(json.dumps({{'ServerURL': 'x', 'Username': 'alice', 'Secret': {secret!r}}}))\n"
+    )
+    helper.chmod(0o700)
+    scene.environment["PATH"] = f"{directory}:{os.environ['PATH']}"
+    (directory / "config.json").write_text(json.dumps({"auths": auths, "credHelpers": {k8s.host: "canary"}}))
+    scene.environment["https_proxy"] = (
+        f"http://me:{scene.canaries.plant('proxy password of the environment')}@127.0.0.1:1"
+    )
     scene.sections["credentials_files"] = [str(directory / "config.json")]
 
 
@@ -165,26 +188,11 @@ async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         scene = Scene(canaries, stack, proxy)
         await of_the_configuration(scene, tmp_path)
         await of_credentials_files(scene, tmp_path)
+        monkeypatch.setenv("PATH", scene.environment["PATH"])
         await over_tls(scene, tmp_path)
         scene.sections["server"] = {"trusted_proxies": ["127.0.0.1"]}
         scene.sections["log"] = {"access_file": str(tmp_path / "access.log"), "level": "debug"}
         yield scene
-
-
-@pytest.fixture
-def logged() -> Iterator[io.StringIO]:
-    """Put the log back as it was; the test sets it up."""
-    root = logging.getLogger()
-    levels = root.level, logging.getLogger("aiohttp.server").level
-    yield io.StringIO()
-    logging.captureWarnings(capture=False)
-    for handler in list(root.handlers):
-        if isinstance(handler, log._Bridge):
-            root.removeHandler(handler)
-    root.setLevel(levels[0])
-    logging.getLogger("aiohttp.server").setLevel(levels[1])
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
 
 
 async def begin(scene: Scene, tmp_path: Path, stack: AsyncExitStack) -> Mirror:
@@ -222,10 +230,11 @@ def troubles(fake: FakeRegistry, canaries: Canaries) -> Iterator[tuple[Fault, st
 
 @pytest.mark.parametrize("form", ["json", "console"])
 async def test_no_secret_comes_out_anywhere(
-    scene: Scene, logged: io.StringIO, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attempts, "TRIES", 1)
     monkeypatch.setattr(transfer, "GIVE_UP", 0.1)
+    logged = io.StringIO()
     log.setup("debug", form, logged)
     canaries = scene.canaries
     async with AsyncExitStack() as stack:
@@ -260,7 +269,8 @@ async def test_no_secret_comes_out_anywhere(
         scene.hear(line)
     assert scene.leaks() == []
     assert len(canaries.planted) > 100
-    assert scene.proxy.asked > 10
+    assert len(scene.proxy.asked) > 10
+    assert not scene.proxy.refused
     assert HIDDEN in logged.getvalue()
     assert logged.getvalue().count("unexpected error") >= 2
 

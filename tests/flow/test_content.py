@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from email import message_from_bytes, policy
 from typing import TYPE_CHECKING
 
 import pytest
+from yarl import URL
 
 from mirror.oci.digest import Digest
-from tests.fakes.faults import Headers, NoLength, Status
+from tests.fakes.faults import Corrupt, Gate, Headers, NoLength, NoRange, Status
 from tests.fakes.library import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 
 if TYPE_CHECKING:
@@ -369,6 +371,31 @@ async def test_a_blob_of_unknown_size_is_sent_whole(mirror: Mirror, upstream: Fa
         assert (reply.status, reply.body) == (200, LARGE)
         await mirror.settled()
     assert (await mirror.get(f"/v2/{REPO}/blobs/{blob}")).headers["Content-Length"] == str(len(LARGE))
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_blob_of_unknown_size_over_http_1_0_ends_with_the_connection_and_breaks_with_a_reset(
+    mirror: Mirror, upstream: FakeRegistry, *, broken: bool
+) -> None:
+    """nginx asks by HTTP/1.0 unless it is told otherwise; there are no chunks in that, and no length to be short of."""
+    blob = upstream.add_blob(REPO, LARGE)
+    gate = asyncio.Event()
+    wrong = (Corrupt(at_byte=1),) if broken else ()
+    upstream.fault(kind="blob", then=(NoLength(), NoRange(), Gate(gate, at_byte=200_000), *wrong))
+    url = URL(mirror.url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(f"GET /v2/{REPO}/blobs/{blob} HTTP/1.0\r\n\r\n".encode())
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 200 ")
+    assert b"content-length" not in head.lower()
+    assert b"chunked" not in head.lower()
+    gate.set()
+    if broken:
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+    else:
+        assert await reader.read() == LARGE
+    writer.close()
 
 
 async def test_a_request_that_failed_harms_no_other_on_its_connection(mirror: Mirror, upstream: FakeRegistry) -> None:

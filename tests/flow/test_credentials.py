@@ -135,6 +135,23 @@ async def test_a_password_that_is_refused_is_looked_up_once_more_before_anybody_
     assert closed.auth.refused_passwords == 1
 
 
+async def test_a_password_that_is_refused_is_not_shown_again_for_every_request(
+    closed: FakeRegistry, start: StartMirror, tmp_path: Path
+) -> None:
+    """What is cached goes on being served, and Docker Hub locks accounts; a new password counts at once."""
+    secret = put(tmp_path / "secret", "canary-ann\n")
+    mirror = await begin(start, closed, username="ann", password_file=str(secret))
+    assert {reply.status for reply in await mirror.pull("org/app", "v1")} == {200}
+    closed.auth.users["ann"] = "canary-new"
+    closed.auth.tokens.clear()
+    for _ in range(5):
+        assert "Warning" in (await mirror.get(APP)).headers
+    assert closed.auth.refused_passwords == 1
+    put(secret, "canary-new\n")
+    assert fresh(await mirror.get(APP))
+    assert closed.auth.refused_passwords == 1
+
+
 async def test_a_file_that_breaks_leaves_the_last_password_in_use_and_is_told_of_once(
     closed: FakeRegistry, start: StartMirror, tmp_path: Path
 ) -> None:

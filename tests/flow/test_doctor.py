@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import web
 
 from mirror import config
 from mirror.cli.main import main
@@ -17,7 +18,7 @@ from mirror.doctor.case import Case
 from mirror.doctor.examination import examine
 from mirror.doctor.finding import Level
 from tests.flow.conftest import document
-from tests.flow.doctoring import Host
+from tests.flow.doctoring import Host, certificate, listening
 from tests.parts.mirror import MirrorProcess
 from tests.parts.process import free_port
 
@@ -57,7 +58,7 @@ async def doctor(host: Host, *arguments: str) -> int:
 
 def configured(host: Host, upstreams: Any, listen: str, **sections: Any) -> str:
     """Write a mirror.yaml; return its path."""
-    sections["server"] = {"listen": listen.partition("://")[2]}
+    sections["server"] = {"listen": listen.partition("://")[2], **sections.get("server", {})}
     file = host.directory / "mirror.yaml"
     file.write_text(json.dumps(document(upstreams, host.store, **sections)))
     return str(file)
@@ -175,18 +176,22 @@ async def test_a_person_at_a_terminal_gets_a_table_with_colours(
     assert "looking" in err
 
 
-@pytest.mark.parametrize("client", ["docker", "containerd", "podman", "crio", "k3s"])
-async def test_what_client_config_writes_is_well(
-    client: str, host: Host, start: StartMirror, upstream: FakeRegistry, capsys: pytest.CaptureFixture[str]
-) -> None:
-    mirror = await start({"docker.io": upstream, "quay.io": upstream})  # type: ignore[dict-item]
-    file = configured(host, {"docker.io": upstream, "quay.io": upstream}, mirror.url)
+def installed(host: Host, client: str) -> None:
+    """Have a client on the host, a new one, whose own settings are right."""
     host.put({"docker": "/usr/bin/dockerd", "k3s": "/usr/local/bin/k3s"}.get(client, f"/usr/bin/{client}"))
+    if client == "docker":
+        host.put("/var/lib/dpkg/status", "Package: docker-ce\nStatus: install ok installed\nVersion: 5:29.1.0\n\n")
     if client == "containerd":  # whose own file is for people to change
         plugin = '[plugins."io.containerd.grpc.v1.cri".registry]'
         host.put("/etc/containerd/config.toml", f'version = 2\n{plugin}\nconfig_path = "/etc/containerd/certs.d"\n')
+
+
+async def written_is_well(
+    client: str, file: str, url: str, host: Host, capsys: pytest.CaptureFixture[str], *more: str
+) -> None:
+    installed(host, client)
     with pytest.raises(SystemExit) as done:
-        main(["client-config", client, "--config", file, "--url", mirror.url, "--write", str(host.root)])
+        main(["client-config", client, "--config", file, "--url", url, "--write", str(host.root), *more])
     assert done.value.code == 0
     capsys.readouterr()
     assert await doctor(host, "--config", file, "--json") == 0
@@ -194,6 +199,80 @@ async def test_what_client_config_writes_is_well(
     assert [finding for finding in findings if finding["level"] != "ok"] == []
     check = "podman" if client == "crio" else client
     assert "names the mirror" in next(finding["found"] for finding in findings if finding["check"] == check)
+
+
+@pytest.mark.parametrize("fallback", [True, False])
+@pytest.mark.parametrize("client", ["docker", "containerd", "podman", "crio", "k3s"])
+async def test_what_client_config_writes_is_well(  # noqa: PLR0917
+    client: str,
+    fallback: bool,
+    host: Host,
+    start: StartMirror,
+    upstream: FakeRegistry,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    upstreams: Any = {"docker.io": upstream, "quay.io": upstream, "registry.example:5443": upstream}
+    mirror = await start(upstreams)
+    file = configured(host, upstreams, mirror.url, server={"fallback": fallback})
+    await written_is_well(client, file, mirror.url, host, capsys)
+
+
+@pytest.mark.parametrize("client", ["docker", "containerd", "podman", "k3s"])
+async def test_what_client_config_writes_with_an_authority_of_its_own_is_well(
+    client: str, host: Host, start: StartMirror, upstream: FakeRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cert_file, key_file, ca_file = certificate(host.directory / "tls")
+    tls = {"tls": {"cert_file": str(cert_file), "key_file": str(key_file)}}
+    mirror = await start(upstream, server=tls)
+    file = configured(host, upstream, mirror.url, server=tls)
+    await written_is_well(client, file, mirror.url, host, capsys, "--ca", str(ca_file))
+
+
+@pytest.mark.parametrize("client", ["docker", "containerd", "k3s"])
+async def test_what_client_config_writes_for_a_mirror_below_a_path_is_well(
+    client: str, host: Host, start: StartMirror, upstream: FakeRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where nobody says so: the configuration here has no `public_url`."""
+
+    async def below(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/mirror/v2/":
+            return web.json_response({}, headers={"Cache-Status": "registry-mirror; detail=local"})
+        return web.Response(status=404)
+
+    mirror = await start(upstream)
+    async with listening(below) as port:
+        url = f"http://127.0.0.1:{port}/mirror"
+        await written_is_well(client, configured(host, upstream, mirror.url), url, host, capsys)
+
+
+@pytest.mark.parametrize("client", ["containerd", "podman", "k3s"])
+async def test_a_mirror_that_never_answers_is_asked_once_for_all_registries(
+    client: str, host: Host, upstream: FakeRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One after the other, they would take longer than the whole examination may."""
+    upstreams = dict.fromkeys(["docker.io", *(f"r{number}.example" for number in range(12))], upstream)
+    asked = []
+    hold = asyncio.Event()
+
+    async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(writer)
+        await hold.wait()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        installed(host, client)
+        file = configured(host, upstreams, "http://127.0.0.1:1")
+        with pytest.raises(SystemExit) as done:
+            main(["client-config", client, "--config", file, "--url", url, "--write", str(host.root)])
+        assert done.value.code == 0, capsys.readouterr().err
+        case = Case(root=host.root, config=None, patience=0.2)
+        findings = [finding for finding in await examine(case, limit=3) if finding.check == client]
+        hold.set()
+    assert all("nothing came back within 0.2 s" in finding.found for finding in findings)
+    assert findings
+    assert len(asked) == (2 if client == "podman" else 1)  # which asks for https before
 
 
 async def test_a_check_that_hangs_does_not_hold_up_the_others(host: Host, upstream: FakeRegistry) -> None:
@@ -216,6 +295,30 @@ async def test_a_check_that_hangs_does_not_hold_up_the_others(host: Host, upstre
     assert "the disk hangs" in hung.cure
     assert {"upstreams", "clock", "clients"} < {finding.check for finding in findings}
     assert {name for name, ended in heard if ended} == {name for name, ended in heard if not ended}
+
+
+async def test_a_configuration_that_hangs_does_not_hold_up_the_others(host: Host) -> None:
+    pipe = host.put("/etc/docker/daemon.json")
+    pipe.unlink()
+    os.mkfifo(pipe)
+    host.put("/usr/bin/podman")
+    findings = await examine(Case(root=host.root), limit=0.5)
+    with pipe.open("w"):  # the thread that nobody waits for comes free
+        pass
+    assert [(finding.check, finding.level) for finding in findings] == [
+        ("docker", Level.FAILURE),
+        ("podman", Level.WARNING),
+    ]
+    assert "did not come to its end within 0.5 s" in findings[0].found
+
+
+async def test_a_check_that_the_system_fails_does_not_take_the_others_along(host: Host, upstream: FakeRegistry) -> None:
+    host.store = host.directory / ("long" * 100)  # which stat(2) refuses, as it does on a broken disk
+    findings = await host.examined(upstream)
+    [failed] = [finding for finding in findings if finding.check == "storage"]
+    assert failed.level is Level.FAILURE
+    assert f"File name too long ({host.store})" in failed.found
+    assert {"upstreams", "clients"} < {finding.check for finding in findings}
 
 
 async def test_a_running_mirror_is_found_and_left_alone(host: Host, upstream: FakeRegistry) -> None:

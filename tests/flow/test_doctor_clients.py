@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from mirror.doctor import containerd, docker
+from mirror.doctor.authorities import authorities
 from mirror.doctor.case import Case
+from mirror.doctor.examination import examine
 from mirror.doctor.finding import Level
 from tests.flow.doctoring import Host, as_nobody, certificate, listening, one, only, wrong
 from tests.parts.process import free_port, room
@@ -120,6 +123,21 @@ async def test_a_daemon_json_that_docker_does_not_take(text: str, found: str, cu
     assert found in only(findings).found
     assert cure in only(findings).cure
     assert CANARY not in str(findings)
+
+
+@pytest.mark.parametrize("option", ["--registry-mirror={}", "--registry-mirror {}"])
+async def test_a_mirror_on_dockers_command_line(option: str, host: Clients) -> None:
+    host.put("/usr/bin/dockerd")
+    host.put("/usr/lib/systemd/system/docker.service", "[Service]\nExecStart=/usr/bin/dockerd -H fd://\n")
+    unit = "/etc/systemd/system/docker.service.d/mirror.conf"
+    command = f"ExecStart=\nExecStart=/usr/bin/dockerd -H fd:// \\\n  {option.format(host.url)}"
+    host.put(unit, f"[Service]\n{command}\n")
+    assert wrong(await host.found()) == []
+    host.docker(host.url)  # dockerd says then: directives are specified both as a flag and in the configuration file
+    found = only(await host.found())
+    assert "dockerd does not start with both" in found.found
+    assert unit in found.found
+    assert "take --registry-mirror out" in found.cure
 
 
 async def test_docker_that_names_a_port_where_nobody_listens(host: Clients) -> None:
@@ -337,7 +355,7 @@ async def test_a_config_path_of_two_directories_which_containerd_2_does_not_find
             "docker.io",
             '[host."URL"]\nca = "/etc/no.pem"\n',
             Level.FAILURE,
-            "authority /etc/no.pem",
+            "/etc/no.pem, and there is no such file",
             "put the certificate",
         ),
         ("docker.io", 'server = "https://a.example"\n', Level.WARNING, "no hosts.toml in it names", "client-config"),
@@ -463,3 +481,24 @@ async def test_an_authority_that_only_podman_knows(host: Clients, start: StartMi
     host.put(f"/etc/containers/certs.d/{netloc}/ca.crt", ca_file.read_text())
     host.podman(f'[[registry]]\nprefix = "quay.io"\n[[registry.mirror]]\nlocation = "{netloc}/quay.io"\n')
     assert wrong(await host.found(server=tls)) == []
+
+
+async def test_an_authority_beside_the_hosts_toml_that_names_it(
+    host: Clients, start: StartMirror, upstream: FakeRegistry
+) -> None:
+    """As the node set-up of the Helm chart has it; nothing else is known of the mirror here."""
+    cert_file, key_file, ca_file = certificate(host.directory / "tls")
+    url = (await start(upstream, server={"tls": {"cert_file": str(cert_file), "key_file": str(key_file)}})).url
+    host.containerd("docker.io", f'[host."{url}"]\nca = "mirror.pem"\n')
+    host.put(f"{HOSTS}/docker.io/mirror.pem", ca_file.read_text())
+    findings = await examine(Case(root=host.root))
+    assert wrong(findings) == []
+    assert any("names the mirror for docker.io" in finding.found for finding in findings)
+
+
+@pytest.mark.parametrize("path", ["/etc/docker/certs.d/mirror.example", "/etc/containerd/certs.d/mirror.example_443_"])
+def test_an_authority_for_a_url_without_a_port(path: str, tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    _, _, ca_file = certificate(tmp_path / "tls")
+    file = host.put(f"{path}/ca.crt", ca_file.read_text())
+    assert authorities(Case(root=host.root), URL("https://mirror.example"))[1] == [str(file)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import ssl
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from mirror.server import connections, limits
 from mirror.server.policy import Policy
 from tests.fakes.faults import Gate
 from tests.flow.conftest import document
+from tests.parts.certificate import certificate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -262,7 +265,7 @@ async def test_a_refused_connection_that_asks_for_nothing_is_closed_without_a_wo
     start: StartMirror, upstream: FakeRegistry, dial: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Go's clients take an answer that comes before the request for a broken connection, and ask again at once."""
-    monkeypatch.setattr(connections, "_REFUSED_WITHIN", 0.05)
+    monkeypatch.setattr(connections, "REFUSED_WITHIN", 0.05)
     mirror = await start(upstream, server={"max_connections": 1})
     await (await dial(mirror)).ask()
     silent = await dial(mirror)
@@ -336,6 +339,95 @@ async def test_a_header_that_does_not_come_to_its_end_is_not_waited_for(
     assert refused("slow_header") == before + 2
     for one in (idle, pieces):  # who has asked for nothing may be silent for longer
         assert b" 200 OK" in await one.ask()
+
+
+async def test_a_handshake_that_does_not_end_takes_a_place_and_one_that_fails_gives_it_back(
+    start: StartMirror, upstream: FakeRegistry, dial: Any, tmp_path: Path
+) -> None:
+    """A connection that says nothing must not pass the limits because it says so to a TLS port."""
+    cert_file, key_file = certificate(tmp_path)
+    tls = {"cert_file": str(cert_file), "key_file": str(key_file)}
+    mirror = await start(upstream, server={"max_connections": 2, "tls": tls})
+    connections = front(mirror)._connections
+
+    async def ask() -> bytes:
+        url = URL(mirror.url)
+        trusting = ssl.create_default_context(cafile=str(cert_file))
+        reader, writer = await asyncio.open_connection(url.host, url.port, ssl=trusting)
+        answer = await Raw(reader, writer).ask(more="Connection: close\r\n")
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+        return answer
+
+    silent, noisy = await dial(mirror), await dial(mirror)
+    await until(lambda: connections._open == 2)
+    assert b"server.max_connections" in await ask()
+    await until(lambda: connections._refused == 0)
+    noisy.writer.write(b"GET /v2/ HTTP/1.1\r\n\r\n")  # no TLS
+    await noisy.end()
+    await until(lambda: connections._open == 1)
+    assert b" 200 OK" in await ask()
+    silent.writer.close()
+    await until(lambda: connections._open == 0)
+    await until(lambda: not mirror.server._http.handshakes)
+
+
+async def test_a_handshake_does_not_hold_up_the_end(
+    start: StartMirror, upstream: FakeRegistry, dial: Any, tmp_path: Path
+) -> None:
+    cert_file, key_file = certificate(tmp_path)
+    mirror = await start(upstream, server={"tls": {"cert_file": str(cert_file), "key_file": str(key_file)}})
+    silent = await dial(mirror)
+    await until(lambda: len(mirror.server._http.handshakes) == 1)
+    await mirror.stop()
+    assert await silent.end() == b""
+    await until(lambda: front(mirror)._connections._open == 0)
+
+
+async def test_a_request_that_comes_together_with_the_end_of_the_handshake_is_answered_and_timed(
+    start: StartMirror, upstream: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEADER_WITHIN", 0.2)
+    cert_file, key_file = certificate(tmp_path)
+    mirror = await start(upstream, server={"tls": {"cert_file": str(cert_file), "key_file": str(key_file)}})
+    request = b"GET /v2/ HTTP/1.1\r\nHost: mirror\r\nConnection: close\r\n\r\n"
+    assert b" 200 OK" in await asyncio.to_thread(in_one_flight, mirror, cert_file, request)
+    assert b" 408 " in await asyncio.to_thread(in_one_flight, mirror, cert_file, request[:20])
+
+
+def in_one_flight(mirror: Mirror, cert_file: Path, data: bytes) -> bytes:
+    """Send the last flight of the handshake and `data` by one call; return the answer."""
+    url = URL(mirror.url)
+    coming, going = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = ssl.create_default_context(cafile=str(cert_file)).wrap_bio(coming, going, server_hostname=url.host)
+    with socket.create_connection((url.host or "", url.port or 0), timeout=5) as plain:
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                plain.sendall(going.read())
+                coming.write(plain.recv(65536))
+        tls.write(data)
+        plain.sendall(going.read())
+        while True:
+            try:
+                return tls.read(65536)
+            except ssl.SSLWantReadError:
+                coming.write(plain.recv(65536))
+
+
+async def test_a_header_is_bounded_as_a_whole(start: StartMirror, upstream: FakeRegistry, dial: Any) -> None:
+    mirror = await start(upstream)
+    before = refused("large_header")
+    client = await dial(mirror)
+    token = f"Authorization: Bearer {'x' * 60_000}\r\n"
+    assert b" 200 OK" in await client.ask(more=token)
+    client.writer.write(b"GET /v2/ HTTP/1.1\r\n")
+    for number in range(20):
+        client.writer.write(f"X-{number}: {'x' * 60_000}\r\n".encode())
+    await client.end()
+    assert refused("large_header") == before + 1
 
 
 async def test_a_header_in_pieces_is_a_header(start: StartMirror, upstream: FakeRegistry, dial: Any) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mirror import __version__
+from mirror import __version__, config
 from mirror.oci.digest import Digest
-from mirror.server import loop_lag
+from mirror.server import health, loop_lag
 from mirror.server.answers import Kind
 from tests.fakes.faults import Gate
+from tests.flow.conftest import document
 
 if TYPE_CHECKING:
     from tests.fakes.registry import FakeRegistry
@@ -31,7 +34,14 @@ FIXED = {
     "kind": {kind.value for kind in Kind} | {"token"},
     "cache": {"hit", "miss", "stale", "revalidated", "collapsed", "none"},
     "outcome": {"stored", "failed", "stopped", "begun", "refused", "past the limit"},
-    "reason": {"denied", "max_connections", "max_connections_per_client", "max_requests_per_client", "slow_header"},
+    "reason": {
+        "denied",
+        "max_connections",
+        "max_connections_per_client",
+        "max_requests_per_client",
+        "slow_header",
+        "large_header",
+    },
 }
 NUMBERS = {"status": r"[1-5]\d\d|connect|timeout", "le": r"[0-9.]+|\+Inf", "generation": r"\d"}
 
@@ -76,6 +86,60 @@ async def test_they_tell_of_each_upstream_on_its_own(
         assert gained("mirror_upstream_queue_seconds_count", namespace=namespace) == 2
         assert gained("mirror_fills_total", namespace=namespace, outcome="stored") == 2
         assert gained("mirror_sent_bytes_total", namespace=namespace) > len(LARGE)
+
+
+async def test_every_byte_of_content_that_goes_out_is_counted_once(start: StartMirror, upstream: FakeRegistry) -> None:
+    mirror = await start(upstream)
+    upstream.add_image(REPO, "v1", layers=[LARGE, SMALL])
+
+    async def sent() -> float:
+        return value(await scrape(mirror), "mirror_sent_bytes_total", namespace="docker.io")
+
+    for _ in range(2):  # as it comes, from memory, and from disk
+        before = await sent()
+        replies = await mirror.pull(REPO, "v1")
+        assert await sent() - before == sum(len(reply.body) for reply in replies)
+    before = await sent()
+    (layer,) = [reply.headers["Docker-Content-Digest"] for reply in replies if reply.body == SMALL]
+    for path in (f"blobs/{layer}", "manifests/v1"):
+        await mirror.head(f"/v2/{REPO}/{path}")
+        await mirror.get(f"/v2/{REPO}/{path}", If_None_Match="*")
+    await mirror.get(f"/v2/{REPO}/manifests/absent")
+    assert await sent() == before
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_upstream_that_a_reload_took_away_raises_no_alarm_for_ever(
+    start: StartMirror, upstream: FakeRegistry
+) -> None:
+    """`mirror_upstream_away` would stay 1 with nobody to set it, and an alert rings on that."""
+    mirror = await start({"docker.io": upstream, "quay.io": {"url": "http://127.0.0.1:1"}})
+    await mirror.get(f"/v2/quay.io/{REPO}/manifests/v1")
+    assert value(await scrape(mirror), "mirror_upstream_away", namespace="quay.io") == 1
+    text = json.dumps(document(upstream, mirror.server.config.storage.path))
+    await mirror.server.reconfigure(config.parse(text, "mirror.yaml", {}))
+    names = {labels for name, labels in await scrape(mirror) if name == "mirror_upstream_away"}
+    assert frozenset({("namespace", "quay.io")}) not in names
+
+
+async def test_writing_them_holds_up_nobody(
+    start: StartMirror, upstream: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of series take a tenth of a second and more."""
+    mirror = await start(upstream)
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> bytes:
+        asked.set()
+        assert go_on.wait(5)
+        return b"slow 1\n"
+
+    monkeypatch.setattr(health, "generate_latest", slowly)
+    scraping = asyncio.create_task(mirror.get("/metrics"))
+    assert await asyncio.to_thread(asked.wait, 5)
+    assert (await mirror.get("/v2/")).status == 200
+    go_on.set()
+    assert (await scraping).body == b"slow 1\n"
 
 
 async def test_the_first_byte_is_told_from_the_last(start: StartMirror, upstream: FakeRegistry) -> None:

@@ -128,6 +128,19 @@ async def test_a_client_certificate_is_shown_to_the_registry_and_to_no_redirects
     assert seeing.requests[-1].kind == "storage"
 
 
+@pytest.mark.parametrize("shown", [True, False])
+async def test_what_a_client_certificate_opened_is_not_public(
+    seeing: Seeing, connect: Callable[..., Upstream], tmp_path: Path, shown: bool
+) -> None:
+    files = {"client_cert_file": tmp_path / "one/cert.pem", "client_key_file": tmp_path / "one/key.pem"}
+    upstream = connect(url=seeing.url, ca_file=tmp_path / "server/cert.pem", **(files if shown else {}))
+    seeing.auth.mode = None
+    assert (await upstream.manifest(REPO, V1, patience=5)).public is not shown
+    digest = seeing.blob_digest  # type: ignore[attr-defined]
+    async with upstream.blob(REPO, digest, urgency=Urgency(urgent=True), patience=5) as body:
+        assert body.public is not shown  # although the storage behind the redirect saw no certificate
+
+
 @pytest.mark.parametrize("named", [True, False])
 async def test_a_token_service_elsewhere_sees_it_only_if_the_configuration_names_it(
     seeing: Seeing, connect: Callable[..., Upstream], tmp_path: Path, named: bool

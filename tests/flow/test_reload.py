@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -13,14 +15,13 @@ import pytest
 from mirror import config
 from mirror.config import ConfigError
 from mirror.server.reload import Reloader
-from tests.fakes.faults import Gate
+from tests.fakes.faults import Await, Gate
 from tests.flow.conftest import document
 from tests.parts.certificate import certificate
 from tests.parts.process import room
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from mirror.config import Config
     from tests.fakes.registry import FakeRegistry
@@ -32,8 +33,9 @@ LARGE = bytes(range(251)) * 4000  # about 1 MB
 
 def told(mirror: Mirror, upstreams: FakeRegistry | Mapping[str, Any], **sections: Any) -> Config:
     """Return a configuration for `mirror` as `start` would make it."""
-    store = mirror.server.config.storage.path
-    return config.parse(json.dumps(document(upstreams, store, **sections)), "mirror.yaml", {})
+    before = mirror.server.config
+    text = json.dumps(document(upstreams, before.storage.path, **sections))
+    return replace(config.parse(text, "mirror.yaml", {}), refused=before.refused)
 
 
 def free_address() -> str:
@@ -101,6 +103,40 @@ async def test_upstreams_that_stay_as_they_are_keep_their_connections_and_tokens
     await mirror.server.reconfigure(told(mirror, upstream, server={"fallback": False}))
     await mirror.pull(REPO, "v2")
     assert len(upstream.tokens) == tokens
+
+
+async def test_a_manifest_is_answered_though_its_upstream_is_taken_away_meanwhile(
+    start: StartMirror, upstream: FakeRegistry, other: FakeRegistry
+) -> None:
+    """Read-ahead, which begins when the manifest is here, has nobody to ask any more."""
+    mirror = await start({"docker.io": upstream, "quay.io": {"url": other.url, "read_ahead": True}})
+    other.add_image(REPO, "v1", layers=[LARGE])
+    gate = asyncio.Event()
+    other.fault(kind="manifest", then=Await(gate))
+    asked = asyncio.create_task(mirror.get(f"/v2/quay.io/{REPO}/manifests/v1"))
+    async with asyncio.timeout(5):
+        while not other.count(kind="manifest"):  # noqa: ASYNC110  # the fake has no event for it
+            await asyncio.sleep(0.001)
+    await mirror.server.reconfigure(told(mirror, upstream))
+    gate.set()
+    assert (await asked).status == 200
+
+
+async def test_a_socket_that_cannot_be_taken_away_keeps_no_reload_and_no_end_from_going_on(
+    start: StartMirror, upstream: FakeRegistry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with room("mirror-socket") as directory:
+        mirror = await start(upstream, server={"listen": [f"unix:{directory / 's'}", "127.0.0.1:0"]})
+        monkeypatch.setattr(Path, "unlink", refuse)
+        await mirror.server.reconfigure(told(mirror, upstream, server={"listen": "127.0.0.1:0"}))
+        (address,) = mirror.server.bound
+        async with mirror.session.get(f"{address}/v2/") as response:
+            assert response.status == 200
+        assert "a socket stays behind" in capsys.readouterr().out
+        monkeypatch.undo()
 
 
 async def test_new_addresses_are_served_and_gone_ones_end_after_what_they_are_at(
@@ -261,6 +297,21 @@ async def test_what_is_wrong_is_refused_with_every_reason_and_nothing_changes(
     logged = capsys.readouterr().out
     assert said in logged
     assert "nothing was changed" in logged
+
+
+async def test_a_failure_to_tell_of_a_reload_ends_no_reloading(
+    start: StartMirror, upstream: FakeRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would be the last one, and the mirror would end without letting transfers end."""
+    mirror = await start(upstream)
+    new = told(mirror, upstream, server={"fallback": False})
+
+    def fail(_: Config) -> None:
+        raise ValueError("I/O operation on closed file")
+
+    assert await Reloader(mirror.server, lambda: new, fail).reload() == "configuration reloaded, see the log"
+    assert mirror.server.config is new
+    assert "failed over telling so" in capsys.readouterr().out
 
 
 async def test_a_default_file_that_vanished_does_not_mean_the_defaults(

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import logging
 import socket
 import ssl
-import sys
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-import structlog
 
 from mirror import log
 from mirror.errors import ConfigError
@@ -23,7 +20,7 @@ from tests.parts.certificate import certificate
 from tests.parts.process import room
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.fakes.registry import FakeRegistry
@@ -37,25 +34,11 @@ Lines = list[dict[str, Any]]
 
 
 @pytest.fixture
-def logged() -> Iterator[Callable[[], Lines]]:
+def logged() -> Callable[[], Lines]:
     """Log as a process does; return what reads the lines."""
     stream = io.StringIO()
-    root = logging.getLogger()
-    levels = root.level, logging.getLogger("aiohttp.server").level
     log.setup("debug", "json", stream)
-    structlog.configure(cache_logger_on_first_use=False)
-    for name, module in list(sys.modules.items()):
-        if name.startswith("mirror."):  # what an earlier test made them remember
-            getattr(vars(module).get("log"), "__dict__", {}).pop("bind", None)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    logging.captureWarnings(capture=False)
-    for handler in list(root.handlers):
-        if isinstance(handler, log._Bridge):
-            root.removeHandler(handler)
-    root.setLevel(levels[0])
-    logging.getLogger("aiohttp.server").setLevel(levels[1])
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
+    return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
 async def test_a_graceful_end_lets_transfers_end_and_takes_no_more(start: StartMirror, upstream: FakeRegistry) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import aiohttp
 import pytest
 from multidict import CIMultiDict
 
+from mirror import log
 from tests.parts.process import room
 
 if TYPE_CHECKING:
@@ -123,6 +125,20 @@ async def test_who_is_denied_is_told_why_and_never_asked_for_a_password(
     for path in ("/healthz", "/readyz"):  # an orchestrator asks from wherever it is
         assert (await ask(mirror.url + path, STRANGER))[0] == 200
     assert (await ask(mirror.url + "/metrics"))[0] == 200
+
+
+async def test_a_client_that_is_denied_leaves_a_line_in_the_log_even_where_it_asks_for_nothing_more(
+    start: StartMirror, upstream: FakeRegistry
+) -> None:
+    """Podman asks for `/v2/` alone then; that line is noise only where all is well."""
+    stream = io.StringIO()
+    log.setup("info", "json", stream)
+    mirror = await start(upstream, server={"deny_clients": [STRANGER]})
+    assert (await ask(mirror.url + "/v2/"))[0] == 200
+    assert (await ask(mirror.url + "/v2/", STRANGER))[0] == 403
+    (line,) = [line for line in map(json.loads, stream.getvalue().splitlines()) if line["event"] == "request"]
+    assert (line["client"], line["status"]) == (STRANGER, 403)
+    assert "server.deny_clients" in line["why"]
 
 
 async def test_who_is_in_no_allowed_network_is_denied(start: StartMirror, upstream: FakeRegistry) -> None:

@@ -1,4 +1,4 @@
-"""A forward proxy on 127.0.0.1: `CONNECT`, and requests with a whole address."""
+"""A forward proxy on 127.0.0.1: `CONNECT`, and requests with a whole address (RFC 9112 §3.2, RFC 9110 §11.7)."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import asyncio
 import base64
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
 
 
 class ForwardProxy:
-    """`user` and `password` are asked for if given; `asked` is what came, `hosts` says where a name leads."""
+    """Passes each request on over a connection of its own; `user` and `password` are asked for if given.
+
+    `asked` is what it was asked for, `METHOD TARGET`, whoever asked; `refused` counts those who came without the
+    password. `hosts` says where a name leads.
+    """
 
     def __init__(self, user: str = "", password: str = "", *, hosts: dict[str, tuple[str, int]] | None = None) -> None:
         self.asked: list[str] = []
         self.refused = 0
         self.hosts = hosts or {}
+        self._login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user else ""
         self._expected = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode() if user else None
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -40,6 +45,11 @@ class ForwardProxy:
         """`127.0.0.1:PORT`."""
         assert self._server is not None
         return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    @property
+    def url(self) -> str:
+        """Its address as a configuration has it, with user and password, those with %XX where it is needed."""
+        return f"http://{self._login}{self.address}"
 
     async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
         task = asyncio.current_task()
@@ -72,9 +82,8 @@ class ForwardProxy:
             else:
                 path = target.split(url.netloc, 1)[1] or "/"
                 kept = [line for line in headers if not line.lower().startswith(("proxy-", "connection:"))]
-                far_writer.write(
-                    "\r\n".join([f"{method} {path} HTTP/1.1", *kept, "Connection: close", "", ""]).encode()
-                )
+                onward = "\r\n".join([f"{method} {path} HTTP/1.1", *kept, "Connection: close", "", ""])
+                far_writer.write(onward.encode("latin-1"))
             await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
         finally:
             far_writer.close()
@@ -85,4 +94,4 @@ async def _pump(reader: StreamReader, writer: StreamWriter) -> None:
         while data := await reader.read(64 * 1024):
             writer.write(data)
             await writer.drain()
-        writer.close()
+    writer.close()

@@ -69,6 +69,19 @@ def test_check_masks_secrets_and_warns(directory: Path, capsys: pytest.CaptureFi
     assert "canary" not in out + err + as_json
 
 
+def test_check_refuses_an_access_file_that_serve_could_not_open(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (directory / "mirror.yaml").write_text(f"log: {{access_file: {directory}/record/access.jsonl}}")
+    assert run("check") == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == (
+        "", f"log.access_file: {directory}/record is no directory; make it, or name a file in one that is there\n"
+    )  # fmt: skip
+    (directory / "record").mkdir()
+    assert run("check") == 0
+
+
 @pytest.mark.parametrize("command", ["check", "serve"])
 def test_a_wrong_configuration_is_2_with_every_problem(
     command: str, directory: Path, capsys: pytest.CaptureFixture[str]
@@ -94,6 +107,16 @@ def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[st
     if arguments:
         assert run(*arguments, "--json") == 2
         assert json.loads(capsys.readouterr().err)["problems"]
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "client-config", "doctor", "ratelimit"])
+def test_the_list_of_commands_says_in_whole_sentences_what_each_does(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--help") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"  {command} ")]
+    assert line.endswith(".")
+    assert not line.endswith("...")
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,6 +168,9 @@ def test_a_mirror_that_cannot_run_says_why_in_one_line(
     assert json.loads(capsys.readouterr().err) == {"problems": [str(error)]}
 
 
+PRIVATE = "quay.io: {username: me, password: canary}"
+
+
 def configured(text: str = "") -> Config:
     return parse(text, "mirror.yaml", {})
 
@@ -160,10 +186,42 @@ def configured(text: str = "") -> Config:
     ],
 )
 def test_listening_beyond_loopback_with_credentials_is_warned_of(listen: str, credentials: bool, warned: bool) -> None:
-    upstreams = "upstreams: {quay.io: {username: me, password: canary}}" if credentials else ""
+    upstreams = f"upstreams: {{{PRIVATE}}}" if credentials else ""
     sentences = banner.warnings(configured(f"server: {{listen: {listen}}}\n{upstreams}"))
     assert bool(sentences) is warned
     assert "canary" not in "".join(sentences)
+
+
+@pytest.mark.parametrize(
+    ("who", "warned"),
+    [
+        ("allow_clients: [10.0.0.0/8, 'fd00::/8', unix]", False),
+        ("allow_clients: []", True),
+        ("allow_clients: [10.0.0.0/8, 0.0.0.0/0]", True),
+        ("allow_clients: ['::/0']", True),
+        ("deny_clients: [10.66.0.0/16]", True),
+    ],
+)
+def test_who_has_said_who_may_ask_is_not_warned_that_everybody_may(who: str, warned: bool) -> None:
+    sentences = banner.warnings(configured(f"server: {{listen: 0.0.0.0:5000, {who}}}\nupstreams: {{{PRIVATE}}}"))
+    assert ["EVERYBODY" in sentence for sentence in sentences] == [True] * warned
+    for sentence in sentences:
+        _, _, cure = sentence.partition("; ")
+        assert "server.allow_clients" in cure
+
+
+@pytest.mark.parametrize(
+    ("bound", "named"),
+    [
+        (None, "the sockets that systemd passes"),
+        (["http://127.0.0.1:5000", "http://[::1]:5000", "http://localhost:1", "unix:/run/m.sock"], None),
+        (["http://127.0.0.1:5000", "http://[::]:5000"], "reaches http://[::]:5000 can"),
+    ],
+)
+def test_what_systemd_passes_is_judged_by_where_it_listens(bound: list[str] | None, named: str | None) -> None:
+    sentences = banner.warnings(configured(f"server: {{listen: systemd}}\nupstreams: {{{PRIVATE}}}"), bound)
+    assert len(sentences) == (named is not None)
+    assert named is None or named in sentences[0]
 
 
 def test_a_password_that_travels_in_the_clear_is_warned_of() -> None:
@@ -200,6 +258,21 @@ def test_the_banner_says_where_what_and_how() -> None:
 def test_the_line_for_docker_is_one_that_works(text: str, bound: list[str], url: str | None) -> None:
     line = banner.daemon_json(configured(text), bound)
     assert (line and json.loads(line)) == (None if url is None else {"registry-mirrors": [url]})
+
+
+@pytest.mark.parametrize(
+    ("text", "bound", "hint"),
+    [
+        ("", ["http://127.0.0.1:5000"], False),
+        ("", ["http://0.0.0.0:5000"], True),
+        ("", ["http://127.0.0.1:5000", "http://10.0.0.1:5000"], True),
+        ("", ["http://10.0.0.1:5000"], False),
+        ("server: {public_url: 'https://m.example'}", ["http://0.0.0.0:5000"], False),
+    ],
+)
+def test_a_line_for_docker_that_is_right_here_alone_says_so(text: str, bound: list[str], hint: bool) -> None:
+    shown = banner.banner(configured(text), room_bytes=1, used_bytes=2, bound=bound)
+    assert ("on others: mirror client-config docker" in shown) is hint
 
 
 def test_the_start_is_told_in_log_lines_where_there_is_no_terminal() -> None:

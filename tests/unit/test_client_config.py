@@ -95,6 +95,11 @@ def test_docker_needs_no_daemon_json_where_docker_hub_is_not_mirrored() -> None:
     assert "docker.io is not mirrored" in result.notes[0]
 
 
+def test_docker_hub_is_not_named_where_not_even_the_wildcard_admits_it() -> None:
+    result = prepared(Client.DOCKER, 'default_upstream: quay.io\nupstreams: {docker.io: false, "*": true}', HTTP)
+    assert [file.path for file in result.files] == ["/etc/docker/certs.d/_default/hosts.toml"]
+
+
 def test_containerd_falls_back_to_the_registry_itself() -> None:
     hosts = parsed(Client.CONTAINERD, "http", "/etc/containerd/certs.d/quay.io/hosts.toml")
     assert hosts == {"server": "https://quay.io", "host": {HTTP: {"capabilities": ["pull", "resolve"]}}}
@@ -339,11 +344,85 @@ def test_a_file_that_holds_something_else_is_never_lost(directory: Path, capsys:
 
 def test_a_link_stays_a_link(directory: Path) -> None:
     path = daemon_json(directory, "{}")
-    path.rename(directory / "kept.json")
-    path.symlink_to(directory / "kept.json")
+    kept = path.rename(directory / "root/kept.json")
+    path.symlink_to("../../kept.json")
     assert run("docker", "--url", HTTP, "--write", "root") == 0
     assert path.is_symlink()
-    assert json.loads((directory / "kept.json").read_text()) == {"registry-mirrors": [HTTP]}
+    assert json.loads(kept.read_text()) == {"registry-mirrors": [HTTP]}
+
+
+@pytest.mark.parametrize("link", ["etc/docker/daemon.json", "etc/docker"])
+def test_a_link_that_leads_out_of_the_directory_is_not_followed(
+    link: str, directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the tree of an image a link may name a path of the image's own, which here is this machine's."""
+    outside = directory / "machine"
+    outside.mkdir()
+    (outside / "daemon.json").write_text("{}")
+    path = directory / "root" / link
+    path.parent.mkdir(parents=True)
+    path.symlink_to(outside if link == "etc/docker" else outside / "daemon.json")
+    assert run("docker", "--url", HTTP, "--write", "root", "--force") == 1
+    assert "outside of root" in capsys.readouterr().err
+    assert [file.name for file in outside.iterdir()] == ["daemon.json"]
+    assert (outside / "daemon.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(("client", "certs"), [("docker", "etc/docker"), ("containerd", "etc/containerd")])
+def test_certificates_that_a_hosts_toml_would_put_out_of_use_are_not_passed_over(
+    client: str, certs: str, directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither client looks at them any more where there is a hosts.toml beside them."""
+    theirs = directory / "root" / certs / "certs.d/quay.io/ca.crt"
+    theirs.parent.mkdir(parents=True)
+    theirs.touch()
+    assert run(client, "--url", HTTP, "--write", "root") == 1
+    assert "quay.io/hosts.toml would put ca.crt beside it out of use" in capsys.readouterr().err
+    assert [path.name for path in (directory / "root").rglob("*") if path.is_file()] == ["ca.crt"]
+    for more in (["--force"], []):
+        assert run(client, "--url", HTTP, "--write", "root", *more) == 0
+    assert theirs.with_name("hosts.toml").exists()
+
+
+def test_what_was_kept_before_is_never_written_over(directory: Path) -> None:
+    path = daemon_json(directory, '{"debug": true}')
+    elsewhere = directory / "elsewhere"
+    elsewhere.write_text("somebody's")
+    path.with_name("daemon.json.bak").symlink_to(elsewhere)
+    for url in (HTTP, HTTPS):
+        assert run("docker", "--url", url, "--write", "root", "--force") == 0
+    assert elsewhere.read_text() == "somebody's"
+    assert path.with_name("daemon.json.bak.2").read_text() == '{"debug": true}'
+    assert json.loads(path.with_name("daemon.json.bak.3").read_text())["registry-mirrors"] == [HTTP]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_file_stays_whose_it_is(directory: Path) -> None:
+    path = daemon_json(directory, "{}")
+    os.chown(path, 12345, 54321)
+    assert run("docker", "--url", HTTP, "--write", "root") == 0
+    assert (path.stat().st_uid, path.stat().st_gid) == (12345, 54321)
+
+
+def test_everybody_may_read_the_directories_that_are_made(directory: Path) -> None:
+    """Podman without root fails at a directory that it may not read."""
+    before = os.umask(0o077)
+    try:
+        assert run("podman", "--url", HTTP, "--write", "root") == 0
+    finally:
+        os.umask(before)
+    made = directory / "root/etc/containers/registries.conf.d"
+    assert [path.stat().st_mode & 0o777 for path in (made, made.parent, made.parents[1])] == [0o755] * 3
+
+
+def test_what_cannot_be_written_is_named_before_anything_is(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certs = directory / "root/etc/containerd/certs.d"
+    (certs / "quay.io/hosts.toml").mkdir(parents=True)
+    assert run("containerd", "--url", HTTP, "--write", "root", "--force") == 1
+    assert "quay.io/hosts.toml cannot be used: Is a directory" in capsys.readouterr().err
+    assert [path.name for path in certs.iterdir()] == ["quay.io"]
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,11 @@ def test_credentials_are_looked_up_by_the_host_that_is_dialled(name: str, url: s
         (b"[]", "is not a JSON object"),
         (b'{"auths": []}', "auths that is not an object"),
         (b'{"auths": {"quay.io": "canary"}}', "auths: quay.io that is not an object"),
+        (b'{"auths": {"quay.io": {"username": "a", "password": "canary\\ud800"}}}', "auths: quay.io that holds what"),
+        (
+            b'{"auths": {"quay.io": {"registrytoken": "canary\\nX: y"}}}',
+            "auths: quay.io that holds what cannot be sent",
+        ),
         (b'{"auths": {"quay.io": {"auth": 7}}}', "auths: quay.io: auth that is not a text"),
         (b'{"auths": {"quay.io": {"auth": "canary!"}}}', "auths: quay.io: auth that is not base64"),
         (b'{"auths": {"quay.io": {"auth": "Y2FuYXJ5"}}}', "auths: quay.io: auth that is not base64 of USER:PASSWORD"),

@@ -183,6 +183,8 @@ async def _gone(pid: int) -> None:
         ("""echo '{"Secret": "s", "ExpiresAt": "2001-01-01T00:00:00Z"}'""", "have ended already"),
         ("""echo '{"Secret": "s", "ExpiresAt": "soon"}'""", "no time"),
         ("""echo '{"Secret": "s", "ExpiresIn": "soon"}'""", "no time"),
+        ("""echo '{"Secret": "s", "ExpiresIn": NaN}'""", "no time"),
+        ("""echo '{"Username": "u", "Secret": "\\ud800"}'""", "cannot be sent"),
         ("yes canary-9", "printed more than 64 KiB"),
         ("cat >&2 /dev/zero; exit 1", "printed more than 64 KiB"),
     ],
@@ -194,6 +196,13 @@ async def test_a_failure_says_why_and_never_what_is_secret(
         await ask(script(body), "x", ("canary-9",))
     assert "canary" not in str(caught.value)
     assert "word-abc" not in str(caught.value)
+
+
+async def test_a_long_complaint_does_not_hold_up_the_loop(script: Callable[[str], tuple[str, ...]]) -> None:
+    began = time.process_time()
+    with pytest.raises(ProgramFailed, match="ended with 1: token"):
+        await ask(script("printf 'token %060000d' 0 >&2; exit 1"), "x")
+    assert time.process_time() - began < 1
 
 
 async def test_a_program_that_is_not_there_is_named_with_what_to_do() -> None:
@@ -208,6 +217,7 @@ async def test_a_program_that_is_not_there_is_named_with_what_to_do() -> None:
         ({}, float("inf")),
         ({"ExpiresIn": 43200}, 43200),
         ({"ExpiresIn": 0.5}, 0.5),
+        ({"ExpiresIn": 10**400}, 3.1536e8),
         ({"ExpiresAt": "2023-11-14T23:13:20Z"}, 3600),
         ({"ExpiresAt": "2023-11-14T23:13:20"}, 3600),
         ({"ExpiresAt": "2023-11-15T00:13:20.25+01:00"}, 3600.25),

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 import typer.main
 import yaml
+from prometheus_client import REGISTRY
 
-from mirror import config
+from mirror import (
+    config,
+    metrics,  # noqa: F401  # registers them
+)
 from mirror.cli.main import app
 from mirror.config import ConfigError
 
@@ -22,6 +26,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((RO
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 COMMAND = re.compile(r"(?:^|\$ |bin/)mirror ([a-z][a-z-]+)(?=[ `\n])")
+KEY = re.compile(r"`(server|storage|log)\.([a-z_]+)\b")
+NOT_OURS = {("storage", "googleapis"), ("storage", "filesystem"), ("storage", "delete")}  # a host; keys of registry:2
+METRIC = re.compile(r"\bmirror_[a-z_]+\b")
 VARIABLE = re.compile(r"\$\{([A-Za-z_]+)\}")
 OURS = {"server", "storage", "upstreams", "default_upstream", "freshness", "log", "credentials_files"}
 
@@ -56,6 +63,9 @@ def commands() -> Iterator[tuple[str, str]]:
 
 def test_the_documents_show_what_these_tests_look_for() -> None:
     assert len(list(configurations())) > 10
+    text = "".join(page.read_text() for page in PAGES)
+    assert KEY.search(text)
+    assert METRIC.search(text)
     assert {"serve", "check", "client-config", "doctor", "ratelimit"} <= {name for _, name in commands()} | {"serve"}
 
 
@@ -70,6 +80,20 @@ def test_a_configuration_that_is_shown_is_accepted(where: str, text: str) -> Non
 def test_a_command_that_is_shown_exists(page: str, command: str) -> None:
     group = typer.main.get_command(app)
     assert command in group.commands, page  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_key_that_is_named_is_one_of_the_configuration(page: Path) -> None:
+    known = config.parse("", "mirror.yaml", {})
+    named_here = set(KEY.findall(page.read_text())) - NOT_OURS
+    unknown = [(section, key) for section, key in named_here if not hasattr(getattr(known, section), key)]
+    assert unknown == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_metric_that_is_named_exists(page: Path) -> None:
+    shown = {sample for family in REGISTRY.collect() for sample in (family.name, f"{family.name}_total")}
+    assert [name for name in METRIC.findall(page.read_text()) if name not in shown] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

@@ -87,6 +87,11 @@ async def test_one_that_fails_is_named_with_its_cause(hub: FakeRegistry, quiet: 
     assert "go away" in said["quiet.test"]["failure"]
 
 
+async def test_what_stands_in_for_docker_hub_need_not_have_its_image(quiet: FakeRegistry, tmp_path: Path) -> None:
+    code, printed = await run(tmp_path, {"docker.io": {"url": quiet.url}})
+    assert (code, printed.splitlines()[1:]) == (0, ["docker.io  anonymous    says nothing about limits"])
+
+
 async def test_only_those_that_are_named_are_asked(hub: FakeRegistry, quiet: FakeRegistry, tmp_path: Path) -> None:
     upstreams = {"docker.io": {"url": hub.url}, "quiet.test": {"url": quiet.url}}
     code, printed = await run(tmp_path, upstreams, "Index.Docker.io", "--json")

@@ -12,14 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mirror.errors import UpstreamUnavailable
+from mirror.oci.name import Repository
+from mirror.upstream.protocol import Urgency
 from tests.fakes.auth import Auth
 from tests.fakes.faults import Redirect
 from tests.fakes.registry import FakeRegistry
-from tests.parts.forward_proxy import ForwardProxy
+from tests.parts.proxy import ForwardProxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractAsyncContextManager
 
+    from mirror.upstream.protocol import BlobBody, Upstream
     from tests.fakes.internet import Internet
     from tests.flow.conftest import Mirror, Reply, StartMirror
 
@@ -222,7 +227,7 @@ async def test_behind_a_proxy_nothing_leads_to_an_address_that_is_written_out(
         reply = await ask(mirror, kind)
         assert reply.status in (404, 503)
         assert "private address" in reply.message
-        assert proxy.asked == len(upstream.requests) >= 1
+        assert len(proxy.asked) == len(upstream.requests) >= 1
 
 
 # What is inside is for those whom the configuration puts there.
@@ -273,3 +278,31 @@ async def test_a_host_inside_that_the_configuration_names_may_be_asked(
     assert (service.count(kind="token") > 0) is (status == 200)
     if status != 200:
         assert "`realms`" in reply.message
+
+
+async def test_all_that_the_wildcard_admits_share_their_places_for_blobs(
+    start: StartMirror, net: Internet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a client with a domain of its own has as many transfers begun as it can think of names."""
+    monkeypatch.setattr("mirror.upstream.registries._STRANGERS_BLOBS", 1)
+    names = ("a.test", "b.test", "ours.test")
+    digests = {}
+    for name in names:
+        fake = FakeRegistry()
+        digests[name] = fake.add_blob("org/app", b"content")
+        await net.host(fake, name)
+    mirror = await start({"docker.io": {}, "ours.test": {}, "*": True})
+
+    def blob(name: str) -> AbstractAsyncContextManager[BlobBody]:
+        upstream: Upstream = mirror.server.cache._upstreams.of(name)
+        asked = Repository(name, "org/app"), digests[name]
+        return upstream.blob(*asked, urgency=Urgency(urgent=True), patience=0.5)
+
+    async with blob("a.test"):
+        with pytest.raises(UpstreamUnavailable, match="no place"):
+            async with blob("b.test"):
+                pass
+        async with blob("ours.test"):
+            pass
+    async with blob("b.test"):
+        pass

@@ -9,7 +9,7 @@ from mirror.errors import UpstreamBroken, UpstreamDenied, UpstreamNotFound, Upst
 from mirror.metrics import UPSTREAM_BYTES
 from mirror.oci.digest import Digest
 from mirror.upstream.protocol import Urgency
-from tests.fakes.faults import Cut, Gate, Hang, Html, NoLength, NoRange, Stall, Status, Truncate, WrongRange
+from tests.fakes.faults import Cut, Fault, Gate, Hang, Html, NoLength, NoRange, Stall, Status, Truncate, WrongRange
 from tests.unit.upstream.dial import NAMESPACE, PASSWORD, REPO, USER
 
 if TYPE_CHECKING:
@@ -210,6 +210,21 @@ async def test_a_signed_address_that_has_expired_is_asked_for_anew(
         ("blob", 307),
         ("storage", 200),
     ]
+
+
+@pytest.mark.parametrize("then", [Html(), WrongRange()])
+async def test_a_place_that_sends_something_else_is_not_asked_again_before_the_registry(
+    up: FakeRegistry, connect: Connect, digest: Digest, then: Fault
+) -> None:
+    up.redirect_blobs = True
+    upstream = connect()
+    await fetch(upstream, digest)
+    up.fault(kind="storage", times=1, then=then)
+    with pytest.raises(UpstreamBroken):
+        await fetch(upstream, digest, 5, 2000)
+    up.forget()
+    assert digest.matches(await fetch(upstream, digest))
+    assert [record.kind for record in up.requests] == ["blob", "storage"]
 
 
 async def test_what_goes_wrong_behind_a_redirect_never_shows_the_signature(

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +7,7 @@ import pytest
 from yarl import URL
 
 from mirror.upstream.reach import Reach
+from mirror.upstream.resolver import Resolver
 from mirror.upstream.trust import Trust
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def test_what_may_be_at_a_private_address(
     *, registry: str | None, realms: tuple[str, ...], url: str, guarded: bool
 ) -> None:
-    reach = Reach(Trust(URL(registry), realms) if registry is not None else None)
+    reach = Reach(Trust(URL(registry), realms) if registry is not None else None, Resolver())
     assert reach.guards(URL(url)) is guarded
 
 
@@ -42,13 +42,13 @@ async def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     def begin(*addresses: str) -> list[str]:
         asked: list[str] = []
 
-        async def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
+        def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
             asked.append(host)
             if not addresses:
                 raise socket.gaierror(socket.EAI_NONAME, "no such name")
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         return asked
 
     return begin
@@ -68,7 +68,7 @@ async def test_a_name_that_stands_for_a_private_address_counts_as_one(
     resolve: Callable[..., list[str]], addresses: tuple[str, ...], *, widens: bool
 ) -> None:
     asked = resolve(*addresses)
-    reach = Reach(Trust(URL("https://registry.example")))
+    reach = Reach(Trust(URL("https://registry.example")), Resolver())
     assert await reach.widens() is widens
     assert reach.guards(URL("https://minio.example/layer")) is not widens
     assert asked == ["registry.example"]
@@ -76,7 +76,7 @@ async def test_a_name_that_stands_for_a_private_address_counts_as_one(
 
 async def test_nothing_widens_what_nobody_configured(resolve: Callable[..., list[str]]) -> None:
     asked = resolve("10.1.2.3")
-    reach = Reach(None)
+    reach = Reach(None, Resolver())
     assert not await reach.widens()
     assert reach.guards(URL("https://10.1.2.3/"))
     assert asked == []

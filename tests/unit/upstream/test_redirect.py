@@ -49,6 +49,10 @@ def test_relative_and_careless_addresses_are_understood(location: str, expected:
         "https://u:p@cdn.test/x",
         "https://a:b:c/",
         "https://cdn.test:99999/",
+        "https://127.0.0%2e1/",  # what a proxy may take for 127.0.0.1
+        "https://loc%61lhost/",
+        "https://\uff11\uff12\uff17.0.0.1/",
+        "https://" + "a" * 300 + "/",
     ],
 )
 def test_what_must_not_be_followed_is_refused(location: str) -> None:
@@ -81,3 +85,9 @@ def test_a_signed_address_is_kept_for_its_own_blob_in_its_own_repository_and_nev
     assert "canary" not in repr(signed)
     memory.forget(one, digest)
     assert memory.get(one, digest) is None
+
+
+def test_an_address_of_a_length_that_nobody_signs_is_not_kept() -> None:
+    memory, repository, digest = SignedMemory(), Repository("up.test", "a"), Digest.of(b"a")
+    memory.put(repository, digest, Signed(URL("https://cdn.test/" + "a" * 60_000), public=True))
+    assert memory.get(repository, digest) is None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,6 +60,7 @@ def test_both_names_of_the_token_are_known(answer: dict[str, str]) -> None:
         b"{}",
         b'{"token": 7}',
         b'{"token": "a b"}',
+        b'{"token": "' + b"a" * 40_000 + b'"}',
         b'{"token": "a\\r\\nX: y"}',
         b"[" * 100_000,
         b"\xff",
@@ -139,6 +141,15 @@ async def test_only_the_token_that_was_refused_is_dropped() -> None:
     assert tokens.kept(KEY) is not None
     tokens.drop(KEY, "new")
     assert tokens.kept(KEY) is None
+
+
+async def test_the_tokens_of_a_service_that_makes_them_long_take_a_few_megabytes_at_most() -> None:
+    tokens = Tokens()
+    for number in range(300):
+        service = Service()
+        service.answer.set_result(_token(str(number) + "x" * 32_000, refresh_in=100))
+        await tokens.get(replace(KEY, service=str(number)), service.fetch)
+    assert sum(map(len, tokens.values())) < 5 * 1024 * 1024
 
 
 async def test_closing_ends_a_fetch_that_is_under_way() -> None:

@@ -49,6 +49,8 @@ def test_a_realm_that_the_configuration_names_may_see_them(named: str) -> None:
     [
         "http://127.0.0.1/token", "https://127.0.0.1/token", "https://[::1]/token", "https://localhost/token",
         "https://10.1.2.3/token", "https://169.254.169.254/token", "https://metadata.google.internal/t",
+        "https://127.0.0%2e1/token", "https://loc%61lhost/token", "https://\uff11\uff12\uff17.0.0.1/",
+        "https://" + "a" * 300,
         "http://auth.docker.io/token", "ftp://auth.docker.io/token", "https://me@auth.docker.io/token",
     ],
 )  # fmt: skip
@@ -62,6 +64,20 @@ def test_a_private_realm_is_dialled_where_the_registry_is_private_or_the_realm_i
     assert Trust(URL("https://registry.example"), ("10.1.2.3",)).refusal(realm) is None
 
 
+def test_a_registry_over_tls_does_not_have_a_password_sent_in_the_clear_to_a_realm_that_is_named() -> None:
+    trust = Trust(URL("https://registry.example"), ("login.example.net",))
+    assert trust.covers(URL("https://login.example.net/token"))
+    assert not trust.covers(URL("http://login.example.net/token"))
+    assert "without TLS" in (trust.refusal(URL("http://login.example.net/token")) or "")
+
+
+@pytest.mark.parametrize(
+    "host", ["bücher.example", "xn--bcher-kva.example", "a_b.example", "[fd00::1%25eth0]", "[::1]"]
+)
+def test_hosts_as_people_write_them_are_hosts(host: str) -> None:
+    assert Trust(URL("https://localhost")).refusal(URL(f"https://{host}/token")) is None
+
+
 @pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700:4700::1111", "64:ff9b::101:101", "::ffff:1.1.1.1"])
 def test_public_addresses(address: str) -> None:
     assert is_public(address)
@@ -71,8 +87,8 @@ def test_public_addresses(address: str) -> None:
     "address",
     [
         "127.0.0.1", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "224.0.0.1",
-        "240.0.0.1", "255.255.255.255", "::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1",
-        "fec0::1", "3fff::1", "::7f00:1", "ff02::1", "2001:db8::1",
+        "192.0.0.192", "168.63.129.16", "240.0.0.1", "255.255.255.255", "::", "::1", "fe80::1", "fe80::1%eth0",
+        "fc00::1", "fec0::1", "3fff::1", "::7f00:1", "ff02::1", "2001:db8::1",
         "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::", "not an address",
     ],
 )  # fmt: skip

@@ -41,6 +41,7 @@ directory() {
     esac
 }
 
+there() { [ -e "$1" ] || [ -L "$1" ]; } # a link may lead to where the node has something, and this pod nothing
 ours() { [ -f "$1" ] && [ ! -L "$1" ] && [ "$(head -n 1 "$1")" = "$MARK" ]; }
 of_this_instance() { ours "$1" && [ "$(sed -n 2p "$1")" = "$NAME" ]; }
 
@@ -109,7 +110,7 @@ install() { # what may be taken over: all of ours, or own, which are those of th
         [ -n "$registry" ] || continue
         dir="$(directory "$registry")"
         file="$dir/hosts.toml"
-        if [ -e "$file" ] || [ -L "$file" ]; then
+        if there "$file"; then
             if ! ours "$file"; then
                 leave "$registry" "$file was not written by registry-mirror $OWNER"
                 continue
@@ -149,14 +150,14 @@ remove() { # all of ours, or own
     # What a kill in the middle of the installation left.
     while read -r registry || [ -n "$registry" ]; do
         dir="$(directory "$registry")"
-        if [ -n "$registry" ] && [ ! -e "$dir/hosts.toml" ]; then take_off "$dir"; fi
+        if [ -n "$registry" ] && ! there "$dir/hosts.toml"; then take_off "$dir"; fi
     done <"$REGISTRIES"
 }
 
 check() {
     while read -r registry || [ -n "$registry" ]; do
         dir="$(directory "$registry")"
-        if [ -n "$registry" ] && [ ! -e "$dir/hosts.toml" ] && ! has_certificates "$dir"; then
+        if [ -n "$registry" ] && ! there "$dir/hosts.toml" && ! has_certificates "$dir"; then
             echo "missing: $dir/hosts.toml" >&2
             return 1
         fi
