@@ -191,18 +191,18 @@ async def test_strangers_name_nothing_in_them(start: StartMirror, upstream: Fake
             X_Forwarded_For=f"192.0.2.{number % 250}", User_Agent=name, X_Request_Id=name, OCI_Namespace=name,
         )  # fmt: skip
     after = await scrape(mirror)
-    new = set(after) - set(before)
-    assert new
+    told = {key for key, value in after.items() if before.get(key) != value}  # other tests may have made some of them
+    assert any(name == "mirror_requests_total" for name, _ in told)
     namespaces = {"docker.io", "none", *(("*",) if wildcard else ())}
     for name, labels in after:
         assert "evil" not in name.lower() + repr(labels).lower()
-    for name, labels in new:
+    for name, labels in told:
         for label, text in labels:
             if label in NUMBERS:
                 assert re.fullmatch(NUMBERS[label], text), (name, label, text)
             else:
                 assert text in {**FIXED, "namespace": namespaces}[label], (name, label, text)
-    assert len({labels for name, labels in new if name == "mirror_requests_total"}) < 20
+    assert len({labels for name, labels in told if name == "mirror_requests_total"}) < 20
 
 
 async def test_a_loop_that_is_held_up_is_seen(
