@@ -88,10 +88,6 @@ class Cache:
             self._upstreams.switch(upstreams, self.fills.under_way())
             self.fills.forgive()
 
-    def label(self, namespace: str) -> str:
-        """Return what metrics call an upstream. Raises `NameUnknown`."""
-        return self._upstreams.of(namespace).label
-
     async def manifest(self, repository: Repository, reference: Reference, *, ahead: bool) -> ManifestAnswer:
         """Return a manifest; `ahead` says that a client has come to pull it, so that its blobs are wanted next."""
         answer = await self.manifests.get(repository, reference)

@@ -127,15 +127,16 @@ async def test_a_process_that_is_told_to_reload_while_it_starts_reloads_when_it_
 ) -> None:
     mirror = Process(tmp_path, upstream)
     starting = asyncio.create_task(asyncio.to_thread(mirror.start))
-    await asyncio.to_thread(
-        mirror.wait, lambda: mirror._process is not None and blocks(mirror.pid, signal.SIGHUP), within=10
-    )
-    mirror.signal(signal.SIGHUP)
-    mirror.signal(signal.SIGUSR1)
-    await starting
     try:
+        await asyncio.to_thread(
+            mirror.wait, lambda: mirror._process is not None and blocks(mirror.pid, signal.SIGHUP), within=10
+        )
+        mirror.signal(signal.SIGHUP)
+        mirror.signal(signal.SIGUSR1)
+        await starting
         await asyncio.to_thread(mirror.wait, lambda: mirror.events("is reloaded") == 1)
-    finally:
+    finally:  # whatever went wrong, no process stays behind
+        await asyncio.wait([starting])
         assert await asyncio.to_thread(mirror.terminate) == 0
 
 
