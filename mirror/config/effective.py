@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mirror.config.proxies import show_proxy
-from mirror.config.units import show_duration
+from mirror.config.units import Size, show_duration, show_rate
 
 if TYPE_CHECKING:
     from mirror.config.values import Config, UpstreamConfig
@@ -41,6 +41,10 @@ def effective(config: Config) -> dict[str, Any]:
             "path": str(config.storage.path),
             "max_size": str(config.storage.max_size),
             "min_free": str(config.storage.min_free),
+            "high_water": str(Size(percent=config.storage.high_water * 100)),
+            "low_water": str(Size(percent=config.storage.low_water * 100)),
+            "scrub_rate": show_rate(config.storage.scrub_rate),
+            "scrub_every": show_duration(config.storage.scrub_every),
         },
         "upstreams": upstreams,
         **({"credentials_files": [str(path) for path in config.credentials_files]} if config.credentials_files else {}),

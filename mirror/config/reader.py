@@ -177,7 +177,17 @@ def _storage(document: Document, tree: Tree) -> StorageConfig | None:
         document.blame(("storage", "max_size"), "leaves no room at all; write for example 50GiB or 80%")
     if section.min_free.percent == 100:  # noqa: PLR2004  # a percentage
         document.blame(("storage", "min_free"), "leaves no room at all; write for example 5%")
-    return StorageConfig(path=section.path, max_size=section.max_size, min_free=section.min_free)
+    if not 0 < section.low_water <= section.high_water:
+        document.blame(("storage", "low_water"), "must be more than 0% and at most high_water; write for example 90%")
+    return StorageConfig(
+        path=section.path,
+        max_size=section.max_size,
+        min_free=section.min_free,
+        high_water=section.high_water,
+        low_water=section.low_water,
+        scrub_rate=section.scrub_rate,
+        scrub_every=section.scrub_every,
+    )
 
 
 def _default_upstream(document: Document, tree: dict[str, Tree], upstreams: Mapping[str, UpstreamConfig]) -> str:

@@ -18,11 +18,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, mod
 from mirror.config.addresses import parse_listen, parse_network
 from mirror.config.credentials import MAX_FILE, MAX_SECRET, AuthFile, parse_auth_file, parse_secret
 from mirror.config.proxies import parse_proxy
-from mirror.config.units import Size, parse_duration
+from mirror.config.units import Size, parse_duration, parse_rate
 from mirror.config.values import Listen, Proxies, Secret
 from mirror.errors import NameInvalid
 from mirror.oci.namespaces import check_host
 
+MOST_WORKERS = 64
 _NETLOC = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?::[0-9]{1,5})?", re.ASCII)
 _GLOB = re.compile(r"[a-z0-9._?*-]+(?::[0-9?*]+)?(?:/[a-z0-9._?*-]+)*")
 
@@ -86,6 +87,18 @@ def _size(value: object) -> Size:
 
 def _duration(value: object) -> float:
     return parse_duration(_text(value))
+
+
+def _rate(value: object) -> int:
+    return parse_rate(_text(value))
+
+
+def _share(value: object) -> float:
+    """Return a part of the whole, from 0 to 1."""
+    percent = Size.parse(text).percent if (text := _text(value)).endswith("%") else None
+    if percent is None:
+        raise ValueError("is not a percentage of storage.max_size; write for example 95%")
+    return percent / 100
 
 
 def _secret(value: object) -> Secret:
@@ -170,9 +183,10 @@ def _boolean(value: object) -> bool:
 
 
 def _workers(value: object) -> int:
-    if _text(value) != "1":
-        raise ValueError("is not supported yet: the mirror runs in one process; write 1, or leave it away")
-    return 1
+    text = _text(value)
+    if re.fullmatch(r"[1-9][0-9]?", text, re.ASCII) is None or int(text) > MOST_WORKERS:
+        raise ValueError(f"is not a number of processes from 1 to {MOST_WORKERS}; write for example 4")
+    return int(text)
 
 
 def _match(value: object) -> str:
@@ -246,6 +260,10 @@ class StorageSection(Section):
     path: Annotated[Path, PlainValidator(_storage_path)] = Path("data")
     max_size: Annotated[Size, PlainValidator(_size)] = Size(bytes=50 * 1024**3)
     min_free: Annotated[Size, PlainValidator(_size)] = Size(percent=5.0)
+    high_water: Annotated[float, PlainValidator(_share)] = 0.95
+    low_water: Annotated[float, PlainValidator(_share)] = 0.90
+    scrub_rate: Annotated[int, PlainValidator(_rate)] = 8 * 1024**2
+    scrub_every: Duration = 30 * 24 * 3600.0
 
 
 class UpstreamSection(Section):

@@ -63,6 +63,27 @@ class Size:
         return str(self.bytes)
 
 
+def parse_rate(text: str) -> int:
+    """Read `8MiB/s`, or `0` for none at all, as bytes a second; raise `ValueError` with what would be right."""
+    if text == "0":
+        return 0
+    amount, slash, second = text.partition("/")
+    if not slash or second.strip() != "s":
+        raise ValueError("is not a rate; write for example 8MiB/s, or 0 for none")
+    try:
+        size = Size.parse(amount.strip())
+    except ValueError:
+        size = Size(percent=0)
+    if size.bytes is None:
+        raise ValueError("is not a rate; write for example 8MiB/s, or 0 for none")
+    return size.bytes
+
+
+def show_rate(rate: int) -> str:
+    """Write bytes a second so that `parse_rate` reads the same number."""
+    return f"{Size(bytes=rate)}/s" if rate else "0"
+
+
 def parse_duration(text: str) -> float:
     """Read `90s`, `5m`, `1h30m`, `500ms`, `7d` or `forever` as seconds.
 

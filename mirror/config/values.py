@@ -112,6 +112,10 @@ class StorageConfig:
     path: Path
     max_size: Size
     min_free: Size
+    high_water: float = 0.95  # of that; past it the least recently used images go …
+    low_water: float = 0.90  # … until this is reached
+    scrub_rate: int = 8 * 1024**2  # bytes a second that are read to see whether the disk still has them; 0: none
+    scrub_every: float = 30 * 24 * 3600.0  # seconds between two readings of the same content
 
 
 @dataclass(frozen=True, slots=True)

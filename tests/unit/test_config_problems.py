@@ -57,7 +57,15 @@ CASES = [
     ("server: {listen: 'a:65536'}", "ports end at 65535"),
     ("server: {listen: 'unix:relative'}", "write unix: and an absolute path"),
     ("server: {public_url: mirror.example}", "server.public_url: 'mirror.example' is not an http or https URL"),
-    ("server: {workers: 4}", "server.workers: '4' is not supported yet"),
+    ("server: {workers: 0}", "server.workers: '0' is not a number of processes from 1 to 64"),
+    ("server: {workers: 65}", "server.workers: '65' is not a number of processes from 1 to 64"),
+    ("server: {workers: many}", "server.workers: 'many' is not a number of processes from 1 to 64"),
+    ("storage: {high_water: 90GiB}", "storage.high_water: '90GiB' is not a percentage of storage.max_size"),
+    ("storage: {low_water: 99%}", "storage.low_water: must be more than 0% and at most high_water"),
+    ("storage: {low_water: 0%}", "storage.low_water: must be more than 0% and at most high_water"),
+    ("storage: {scrub_rate: 8MiB}", "storage.scrub_rate: '8MiB' is not a rate; write for example 8MiB/s"),
+    ("storage: {scrub_rate: 8%/s}", "storage.scrub_rate: '8%/s' is not a rate; write for example 8MiB/s"),
+    ("storage: {scrub_every: often}", "storage.scrub_every: 'often' is not a duration"),
     ("server: {trusted_proxies: [10.0.0.1/8]}", "server.trusted_proxies[0]: '10.0.0.1/8' has bits behind its mask"),
     ("server: {offline: maybe}", "server.offline: 'maybe' is not a yes or no; write true or false"),
     ("server: {shutdown_timeout: forever}", "server.shutdown_timeout: 'forever' would never end"),
@@ -146,7 +154,7 @@ def test_a_problem_names_the_place_and_what_would_be_right(text: str, said: str)
 
 def test_all_problems_come_at_once_with_their_lines() -> None:
     found = problems(
-        "server:\n  listen: 5000\n  workers: 2\nstorage: {max_size: 1x}\nupstreams:\n  a.io:\n    username: me\n"
+        "server:\n  listen: 5000\n  workers: 0\nstorage: {max_size: 1x}\nupstreams:\n  a.io:\n    username: me\n"
         "    url: http://127.0.0.1:7\n    read_ahead: 7\nlog: {level: x}\n",
         {"http_proxy": "socks5://a"},
     )
