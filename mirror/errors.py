@@ -209,7 +209,11 @@ class StoreError(MirrorError):
 
 
 class NoSpace(StoreError):
-    """The cap of the cache, or the disk itself, has no room for this."""
+    """The cap of the cache, or the disk itself, has no room for this; `passing` says that it may have in a moment."""
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class StoreUnusable(StoreError):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mirror.oci.digest import Digest
-from mirror.oci.name import Repository
+from mirror.oci.name import Repository, parse_reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,45 +57,134 @@ class ListingSet:
     at: float
 
 
-Change = Linked | TagSet | TagDropped | ListingSet
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """Somebody wants the image under `reference`, a tag or a digest as text, to stay whatever happens."""
+
+    repository: Repository
+    reference: str
+    at: float  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Unpinned:
+    """And does no longer."""
+
+    repository: Repository
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """Content was evicted or purged: with it go all tags, links, names and lists that tell of it, everywhere."""
+
+    digests: tuple[Digest, ...]
+
+
+# The following are not in the journal. Whoever looks through the disk finds them again (`mirror.store.survey`).
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Content is whole on disk. `names` are the manifests and blobs that a manifest needs, foreign layers left out."""
+
+    digest: Digest
+    taken: int  # bytes on disk, counted as blocks
+    at: float  # seconds since the epoch; counts as a use of it
+    media_type: str | None = None  # of a manifest; None: a blob
+    names: tuple[Digest, ...] = ()
+    subject: Digest | None = None  # what a manifest refers to
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Content is no longer on disk, or was put aside because it is wrong. Tags and links stay: it may be healed."""
+
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """A client asked at `at` (seconds since the epoch) for content through a repository."""
+
+    repository: Repository
+    digest: Digest
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The disk was read at `at` (seconds since the epoch), and has `digest` right."""
+
+    digest: Digest
+    at: float
+
+
+Journaled = Linked | TagSet | TagDropped | ListingSet | Pinned | Unpinned | Removed
+Change = Journaled | Stored | Lost | Used | Checked
+
+
+def journaled(change: Change) -> bool:
+    """Say whether the journal has such changes."""
+    return not isinstance(change, Stored | Lost | Used | Checked)
 
 
 def dump(change: Change) -> str:
-    """Write a change as one line of JSON, without the line's end."""
-    row: dict[str, Any] = {"ns": change.repository.namespace, "repo": change.repository.name}
-    match change:
-        case Linked():
-            row |= {"do": "link", "digest": str(change.digest)}
-            if change.media_type is not None:
-                row["type"] = change.media_type
-            if change.public:
-                row["public"] = True
-            if change.names:
-                row["names"] = [[str(named.digest), named.size] for named in change.names]
-        case TagSet():
-            row |= {"do": "tag", "tag": change.tag, "digest": str(change.digest), "at": change.at}
-        case TagDropped():
-            row |= {"do": "untag", "tag": change.tag}
-        case ListingSet():
-            row |= {"do": "referrers", "digest": str(change.subject), "body": str(change.body), "at": change.at}
+    """Write a change as one line of JSON, without the line's end. Raise `ValueError` for what the journal has not."""
+    if isinstance(change, Removed):
+        row: dict[str, Any] = {"do": "remove", "digests": [str(digest) for digest in change.digests]}
+    elif isinstance(change, Stored | Lost | Used | Checked):
+        raise ValueError(f"the journal does not have facts of the disk like {change}")  # noqa: TRY004  # its type is right
+    else:
+        row = {"ns": change.repository.namespace, "repo": change.repository.name} | _said(change)
     return json.dumps(row, separators=(",", ":"))
 
 
 def load(line: str) -> Change:
     """Read what `dump` wrote; raise `ValueError`, `KeyError`, `TypeError` or `MirrorError` on anything else."""
     row = json.loads(line)
+    if row["do"] == "remove":
+        return Removed(tuple(Digest.parse(digest) for digest in row["digests"]))
     repository = Repository(row["ns"], row["repo"])
     match row["do"]:
         case "link":
             names = tuple(Named(Digest.parse(digest), size) for digest, size in row.get("names", ()))
             digest = Digest.parse(row["digest"])
-            return Linked(repository, digest, row.get("type"), bool(row.get("public")), names)
+            change: Change = Linked(repository, digest, row.get("type"), bool(row.get("public")), names)
         case "tag":
-            return TagSet(repository, row["tag"], Digest.parse(row["digest"]), float(row["at"]))
+            change = TagSet(repository, row["tag"], Digest.parse(row["digest"]), float(row["at"]))
         case "untag":
-            return TagDropped(repository, row["tag"])
+            change = TagDropped(repository, row["tag"])
         case "referrers":
             body = Digest.parse(row["body"])
-            return ListingSet(repository, Digest.parse(row["digest"]), body, float(row["at"]))
+            change = ListingSet(repository, Digest.parse(row["digest"]), body, float(row["at"]))
+        case "pin":
+            change = Pinned(repository, str(parse_reference(row["ref"])), float(row["at"]))
+        case "unpin":
+            change = Unpinned(repository, str(parse_reference(row["ref"])))
         case other:
             raise ValueError(f"unknown change {other!r}")
+    return change
+
+
+def _said(change: Linked | TagSet | TagDropped | ListingSet | Pinned | Unpinned) -> dict[str, Any]:
+    match change:
+        case Linked():
+            row: dict[str, Any] = {"do": "link", "digest": str(change.digest)}
+            if change.media_type is not None:
+                row["type"] = change.media_type
+            if change.public:
+                row["public"] = True
+            if change.names:
+                row["names"] = [[str(named.digest), named.size] for named in change.names]
+            return row
+        case TagSet():
+            return {"do": "tag", "tag": change.tag, "digest": str(change.digest), "at": change.at}
+        case TagDropped():
+            return {"do": "untag", "tag": change.tag}
+        case ListingSet():
+            return {"do": "referrers", "digest": str(change.subject), "body": str(change.body), "at": change.at}
+        case Pinned():
+            return {"do": "pin", "ref": change.reference, "at": change.at}
+        case Unpinned():
+            return {"do": "unpin", "ref": change.reference}

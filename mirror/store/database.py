@@ -21,13 +21,18 @@ from typing import TYPE_CHECKING
 import structlog
 
 from mirror.errors import StoreUnusable
-from mirror.store.facts import SCHEMA, SCHEMA_VERSION, forget, record, recorded
+from mirror.store.changes import journaled
+from mirror.store.damage import discard, is_damage, marker, probe
+from mirror.store.facts import forget, record, recorded
 from mirror.store.journal import Journal
+from mirror.store.migration import bring_up_to_date
+from mirror.store.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from mirror.oci.digest import Digest
     from mirror.store.changes import Change
     from mirror.store.layout import Layout
 
@@ -35,24 +40,25 @@ log = structlog.get_logger(__name__)
 
 _WAIT = 10  # seconds for another process to end its transaction
 _CACHE = 4096  # KiB of pages that a connection keeps
-_GROWTH = 16 * 1024 * 1024  # bytes; a journal that is four times what it says, and this, is written anew
+# The write-ahead log counts against the cap of the store. It is written back to the index when it has this many pages,
+# and cut to this many bytes when a large transaction has made it longer.
+_CHECKPOINT = 200
+_LOG_LIMIT = 1024 * 1024
 
 
-def open_database(layout: Layout) -> sqlite3.Connection:
-    """Open the index, making it from the journal where it is missing or damaged. Raise `StoreUnusable`."""
+def open_database(layout: Layout) -> tuple[sqlite3.Connection, int]:
+    """Open the index, making it from the journal where it is missing or damaged. Raise `StoreUnusable`.
+
+    Return a connection, and a descriptor that says, until it is closed, that this process uses the index.
+    """
     try:
-        with _alone(layout.root):  # two processes that find it damaged must not put aside each other's new one
+        with _alone(layout.root):
+            claim = os.open(layout.root / "index.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                return _prepare(layout)
-            except sqlite3.DatabaseError as error:
-                if not damaged(error):
-                    raise
-            log.warning("the index is damaged; it is put aside and made again", path=str(layout.index))
-            for suffix in ("", "-wal", "-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    path = layout.index.with_name(layout.index.name + suffix)
-                    path.rename(path.with_name(path.name + ".damaged"))
-            return _prepare(layout)
+                return _open(layout, sole=_is_sole(claim)), claim
+            except BaseException:
+                os.close(claim)
+                raise
     except (sqlite3.Error, OSError) as error:
         raise StoreUnusable(
             f"{layout.index} cannot be opened: {error}; see who owns it, and whether the disk is full or read-only"
@@ -66,44 +72,58 @@ def connect(layout: Layout) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes from the index, the journal has
         db.execute(f"PRAGMA cache_size = -{_CACHE}")
+        db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
+        db.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
     except BaseException:
         db.close()
         raise
     return db
 
 
-def write(db: sqlite3.Connection, journal: Journal, new: Iterable[Change]) -> None:
-    """Commit changes to the index and the journal, all or none. Raise what SQLite and the system raise."""
-    changes = list(new)
+def write(
+    db: sqlite3.Connection,
+    journal: Journal,
+    new: Iterable[Change] | Callable[[], Iterable[Change]],
+    younger: set[Digest] | None = None,
+) -> bool:
+    """Commit changes to the index and the journal, all or none. Raise what SQLite and the system raise.
+
+    A function is called within the transaction to say what they are. Return whether there is something to sync.
+    `younger` gets the roots that were used.
+    """
     with transaction(db):
-        start = position = _catch_up(db, journal)
-        for change in changes:
-            record(db, change)
+        start = position = catch_up(db, journal)
+        taken = [change for change in (new() if callable(new) else new) if record(db, change, younger=younger)]
+        lines = [change for change in taken if journaled(change)]
+        if not lines:  # what is only known of the disk leaves the journal alone
+            return False
         try:
-            position = journal.append(changes, position)
+            position = journal.append(lines, position)
             db.execute("UPDATE journal SET position = ?", (position,))
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:  # the lock is still ours, so nobody has written behind us
                 journal.cut(start)
+            else:
+                _take_back(db, journal, start, position)
             raise
-
-
-def compact(db: sqlite3.Connection, journal: Journal) -> bool:
-    """Write the journal anew, if most of its lines have been overtaken by later ones; say whether that was so."""
-    position, base = db.execute("SELECT position, base FROM journal").fetchone()
-    if position < 4 * base + _GROWTH:
-        return False
-    with transaction(db):
-        _catch_up(db, journal)
-        _rewrite(db, journal)
     return True
 
 
-def damaged(error: sqlite3.Error) -> bool:
-    """Say whether the file is not, or no longer, a database."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code (sqlite.org/rescode.html)
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+def _take_back(db: sqlite3.Connection, journal: Journal, start: int, end: int) -> None:
+    """Cut off what was appended, after SQLite has rolled back by itself and let go of the lock, as on a full disk.
+
+    Else it would become rows later, though it was said to have failed. Where another process has written meanwhile it
+    has become rows already, as after a crash.
+    """
+    with contextlib.suppress(sqlite3.Error):  # who comes next finds the lines, and makes rows of them
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            known, position = db.execute("SELECT name, position FROM journal").fetchone() or (None, 0)
+            if position == start and journal.state() == (known, end):
+                journal.cut(start)
+        finally:
+            db.execute("ROLLBACK")
 
 
 @contextlib.contextmanager
@@ -120,35 +140,58 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+def _open(layout: Layout, *, sole: bool) -> sqlite3.Connection:
+    if sole and marker(layout).exists():
+        discard(layout)
+    elif marker(layout).exists():
+        log.warning("the index is damaged, and other processes use it; stop them all, then start the mirror again")
+    try:
+        return _prepare(layout)
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        if not sole:  # they would go on with what is thrown away here
+            raise StoreUnusable(
+                f"{layout.index} is damaged, and other processes use it; stop all that run on {layout.root}, and start "
+                "the mirror again: it makes the index again from the journal"
+            ) from error
+    discard(layout)
+    return _prepare(layout)
+
+
 def _prepare(layout: Layout) -> sqlite3.Connection:
     db = connect(layout)
     try:
-        _check(db, layout)
+        _refuse_newer(db, layout)
+        probe(db)
         with transaction(db):
-            if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                for statement in SCHEMA.strip().split(";\n"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            _catch_up(db, Journal(layout.journal))
+            bring_up_to_date(db)
+            catch_up(db, Journal(layout.journal))
     except BaseException:
         db.close()
         raise
     return db
 
 
-def _check(db: sqlite3.Connection, layout: Layout) -> None:
+def _refuse_newer(db: sqlite3.Connection, layout: Layout) -> None:
     if db.execute("PRAGMA user_version").fetchone()[0] > SCHEMA_VERSION:
         raise StoreUnusable(f"{layout.index} was written by a newer release; use that release, or another directory")
-    if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-        raise _Damaged
 
 
-class _Damaged(sqlite3.DatabaseError):
-    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+def _is_sole(claim: int) -> bool:
+    """Say whether no other process uses the index; from now on this one does. The lock of `_alone` is held."""
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sole = False
+    else:
+        sole = True
+    fcntl.flock(claim, fcntl.LOCK_SH)
+    return sole
 
 
-def _catch_up(db: sqlite3.Connection, journal: Journal) -> int:
-    """Make rows of the lines that have none yet; return where the next line goes. The write lock is held."""
+def catch_up(db: sqlite3.Connection, journal: Journal) -> int:
+    """Make rows of the journal's lines that have none; return where the next line goes. The write lock is held."""
     known, position = db.execute("SELECT name, position FROM journal").fetchone() or (None, 0)
     name, size = journal.state()
     if known is not None and name == known and size == position:
@@ -177,7 +220,7 @@ def _replay(db: sqlite3.Connection, journal: Journal, position: int) -> int:
         if change is None:
             continue
         try:
-            record(db, change)
+            record(db, change, replay=True)
         except ValueError as error:
             log.warning("a change in the journal cannot be recorded and is passed over", error=str(error))
         made += 1

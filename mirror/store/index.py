@@ -5,21 +5,28 @@ Reads are made inline, on the loop's own connection (a few µs each); writes go 
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cachetools import LRUCache
 
-from mirror.errors import StoreError
+from mirror.store.compaction import compact
+from mirror.store.damage import check, refusal
 from mirror.store.database import connect, open_database
-from mirror.store.facts import pack, unpack
+from mirror.store.journal import Journal
+from mirror.store.packing import pack, unpack
 from mirror.store.writer import Writer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mirror.oci.digest import Digest
     from mirror.oci.name import Repository
     from mirror.store.changes import Change
+    from mirror.store.compaction import Reserving
     from mirror.store.layout import Layout
 
 _IDS = 10_000  # repositories whose ids are remembered
@@ -86,9 +93,14 @@ class Index(Protocol):
         """Return which stored index lists the referrers of `subject`."""
         ...
 
+    def pinned(self, repository: Repository, digest: Digest | None, tag: str | None) -> bool:
+        """Say whether somebody pinned this digest, or this tag, of a repository."""
+        ...
+
     async def apply(self, *new: Change) -> None:
         """Record changes, all or none of them, even if the caller is cancelled while it waits.
 
+        A tag of what is not on disk (`Stored`) is passed over: it was evicted meanwhile.
         Raise `NoSpace` or another `StoreError` where the disk refuses, `ValueError` for what cannot be recorded.
         """
         ...
@@ -99,8 +111,8 @@ class SqliteIndex:
 
     def __init__(self, layout: Layout) -> None:
         """Open it; raise `StoreUnusable`."""
-        self._path = layout.index
-        self._db = open_database(layout)
+        self._layout = layout
+        self._db, self._claim = open_database(layout)
         self._ids: LRUCache[Repository, int] = LRUCache(_IDS)
         self._writer = Writer(connect(layout), layout)
 
@@ -149,6 +161,12 @@ class SqliteIndex:
         rows = self._all(query, (self._id(repository), pack(subject)))
         return Validated(unpack(rows[0][0]), rows[0][1]) if rows else None
 
+    def pinned(self, repository: Repository, digest: Digest | None, tag: str | None) -> bool:
+        """See `Index.pinned`."""
+        references = ("" if digest is None else str(digest), tag or "")
+        query = "SELECT 1 FROM pin WHERE repository = ? AND reference IN (?, ?) LIMIT 1"
+        return bool(self._all(query, (self._id(repository), *references)))
+
     async def apply(self, *new: Change) -> None:
         """See `Index.apply`."""
         if new:
@@ -158,6 +176,33 @@ class SqliteIndex:
         """Write what is still queued, and close."""
         self._writer.close()
         self._db.close()
+        if self._claim >= 0:
+            os.close(self._claim)
+            self._claim = -1
+
+    def check(self) -> bool:
+        """Read all of the index and compare it with itself: call it off the loop. False: it is damaged.
+
+        Then it is marked, and made again from the journal when the mirror starts next.
+        """
+        with self._connection() as db:
+            return check(db, self._layout)
+
+    def compact(self, room: Reserving | None = None) -> bool:
+        """Write the journal anew where most of its lines are overtaken, off the loop; say whether that was so.
+
+        What it needs beside the old one until then is taken from `room`. Raise `NoSpace`, or another `StoreError`.
+        """
+        with self._connection() as db:
+            return compact(db, Journal(self._layout.journal), room)
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(connect(self._layout)) as db:
+                yield db
+        except (sqlite3.Error, OSError) as error:
+            raise refusal(self._layout, error) from error
 
     def _id(self, repository: Repository) -> int:
         known = self._ids.get(repository)
@@ -172,8 +217,6 @@ class SqliteIndex:
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise StoreError(
-                f"the index {self._path} cannot be read: {error}; a damaged one is made again when the mirror starts"
-            ) from error
+            raise refusal(self._layout, error, "read") from error
         except UnicodeEncodeError:  # a lone surrogate: nothing of that name was ever recorded
             return []

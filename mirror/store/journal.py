@@ -6,9 +6,12 @@ disk. Whoever appends, cuts or replaces holds the index's write lock: both have 
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import secrets
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import structlog
@@ -18,6 +21,7 @@ from mirror.store import changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from io import BufferedWriter
     from pathlib import Path
 
     from mirror.store.changes import Change
@@ -26,6 +30,7 @@ log = structlog.get_logger(__name__)
 
 _VERSION = 1
 _HEADER_LIMIT = 256  # bytes
+_PIECE = 1024 * 1024  # bytes copied at a time
 
 
 class Journal:
@@ -33,6 +38,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._aside = path.with_name(path.name + ".new")
 
     def state(self) -> tuple[str | None, int]:
         """Return the name that the first line gives, or None where there is none, and the size in bytes."""
@@ -95,21 +101,79 @@ class Journal:
 
     def replace(self, every: Iterable[Change]) -> tuple[str, int]:
         """Put a new journal of just these changes in the place of this one; return its name and its size in bytes."""
-        name = secrets.token_hex(8)
-        aside = self._path.with_name(self._path.name + ".new")
-        try:
-            with aside.open("wb") as file:
-                file.write(json.dumps({"journal": _VERSION, "name": name}).encode("ascii") + b"\n")
-                for change in every:
-                    file.write(changes.dump(change).encode("utf-8") + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-                size = file.tell()
-            aside.rename(self._path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
-        return name, size
+        self._aside.unlink(missing_ok=True)  # whoever else writes one will find that it is not his any more
+        with self.aside() as aside:
+            if aside is None:
+                raise BlockingIOError(f"{self._aside} is being written by another process")
+            for change in every:
+                aside.write(changes.dump(change).encode("utf-8") + b"\n")
+            aside.sync()
+            return aside.put_in_place()
+
+    @contextmanager
+    def aside(self) -> Iterator[Aside | None]:
+        """Begin a new journal beside this one. It is thrown away unless it is put in place; None where another is."""
+        with self._aside.open("ab") as file:
+            try:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+                return
+            try:
+                if not _is(file, self._aside):
+                    yield None  # it was put in place, or thrown away, before the lock was ours
+                    return
+                file.truncate(0)  # what a crash left
+                yield Aside(file, self._aside, self._path)
+            finally:
+                if _is(file, self._aside):
+                    self._aside.unlink()
+
+
+class Aside:
+    """A journal that is not yet one."""
+
+    def __init__(self, file: BufferedWriter, path: Path, target: Path) -> None:
+        self._file = file
+        self._path = path
+        self._target = target
+        self._name = secrets.token_hex(8)
+        self.write(json.dumps({"journal": _VERSION, "name": self._name}).encode("ascii") + b"\n")
+
+    def write(self, lines: bytes) -> None:
+        """Append whole lines."""
+        self._file.write(lines)
+
+    def copy(self, start: int, stop: int) -> None:
+        """Append what the journal that is in place has from `start` to `stop` bytes. The index's write lock is held."""
+        with self._target.open("rb") as journal:
+            journal.seek(start)
+            while start < stop:
+                data = journal.read(min(_PIECE, stop - start))
+                if not data:
+                    raise OSError(errno.EIO, "the journal became shorter while it was copied", str(self._target))
+                self.write(data)
+                start += len(data)
+
+    def sync(self) -> None:
+        """Wait until the disk has what was written."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def put_in_place(self) -> tuple[str, int]:
+        """Make it the journal; return its name, and its size in bytes. The index's write lock is held."""
+        if not _is(self._file, self._path):
+            raise FileNotFoundError(errno.ENOENT, "another process threw it away", str(self._path))
+        size = os.fstat(self._file.fileno()).st_size
+        self._path.rename(self._target)
+        return self._name, size
+
+
+def _is(file: BufferedWriter, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _write(fd: int, data: bytes, position: int) -> None:

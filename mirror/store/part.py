@@ -1,8 +1,9 @@
 """An unfinished fill on disk: the `.part` file with the bytes, and the `.map` file that says which of them are here.
 
-The lock of the `.part` file says which process fills it. The map is written after the data, with `pwrite`: a store
-through `mmap` raises no inotify event and dies of SIGBUS on a full disk. Whoever holds no lock may read both at any
-time, and may mark chunks as wanted; whoever gets the lock goes on from the map.
+The lock of the `.part` file says which process fills it; once the content is whole it becomes a shared one, so that
+nothing that a client is still sent is evicted (`mirror.store.locks`). The map is written after the data, with
+`pwrite`: a store through `mmap` raises no inotify event and dies of SIGBUS on a full disk. Whoever holds no lock may
+read both at any time, and may mark chunks as wanted; whoever gets the lock goes on from the map.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from mirror.errors import NoSpace
 from mirror.store.layout import sync_directory
+from mirror.store.locks import naming, pending, seize, unnaming
+from mirror.store.refusal import refusing
 from mirror.store.spans import Spans
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mirror.oci.digest import Digest
     from mirror.store.layout import Layout
 
@@ -67,7 +68,10 @@ class MapState:
 
 
 class PartFile:
-    """One `.part` and its `.map`. Methods block on the disk: call them off the loop, but `read_map` and `try_lock`."""
+    """One `.part` and its `.map`. Methods block on the disk: call them off the loop, but `read_map` and `try_lock`.
+
+    Those that write raise `StoreError` where the disk refuses, `NoSpace` where it is full.
+    """
 
     def __init__(self, layout: Layout, digest: Digest) -> None:
         """Open both, creating what is missing. No lock is taken."""
@@ -86,15 +90,14 @@ class PartFile:
         self.size: int | None = None
         self.generation = 0
         self.locked = False
+        self._untold = -1  # held from when it is committed until it is closed: by then index and book know it
         self._watermark = 0
 
     # --- who fills -----------------------------------------------------------------------------------------------
 
     def try_lock(self) -> bool:
         """Become the one who fills, unless somebody is. The caller checks `current` next."""
-        try:
-            fcntl.flock(self.file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not seize(self.file.fileno()):
             return False
         self.locked = True
         return True
@@ -109,19 +112,34 @@ class PartFile:
         return (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)
 
     def close(self) -> None:
-        """Give up the lock and close both files. What is here stays for whoever goes on."""
+        """Give up the lock and close both files. What is here stays for whoever goes on.
+
+        A shared lock stays as long as a client is sent bytes through a duplicate of the descriptor.
+        """
         if self._map >= 0:
             os.close(self._map)
             self._map = -1
         if not self.file.closed:
             self.unlock()
             self.file.close()
+        if self._untold >= 0:
+            os.close(self._untold)
+            self._untold = -1
 
     def unlock(self) -> None:
         """Let go of the lock, though a client may still be sent bytes through a duplicate of the descriptor."""
         if self.locked:
             fcntl.flock(self.file.fileno(), fcntl.LOCK_UN)
             self.locked = False
+
+    def share(self) -> None:
+        """Keep the content from being evicted as long as anybody has this file open, a duplicate of it included.
+
+        For whoever fills, `commit` does it; a follower does it when it adopts what another process committed. Waits
+        for those who hold the lock alone: a follower that finds out that the fill has ended, an evictor.
+        """
+        self.locked = False
+        fcntl.flock(self.file.fileno(), fcntl.LOCK_SH)
 
     def allocated(self) -> int:
         """Return the bytes that both files take on disk."""
@@ -137,10 +155,10 @@ class PartFile:
         """Start from nothing: allocate `size` bytes and write an empty map. Raise `NoSpace` where they do not fit."""
         # By chance, not by count: whoever takes over after a crash must not call other bytes by the same number.
         self.size, self.generation, self._watermark = size, secrets.randbits(32), 0
-        os.ftruncate(self._map, 0)
-        os.ftruncate(self.file.fileno(), 0)
+        self.clear()
         if size:
-            _allocate(self.file.fileno(), size)
+            with refusing(self._layout.root):
+                _allocate(self.file.fileno(), size)
         chunks = -(-size // CHUNK) if size is not None else 0
         self._pwrite_map(self._header(FILLING) + bytes(2 * chunks), 0)
 
@@ -150,7 +168,8 @@ class PartFile:
         if state is None or state.size is None or os.fstat(self.file.fileno()).st_size > state.size:
             return None
         self.size, self.generation = state.size, state.generation
-        _allocate(self.file.fileno(), state.size)
+        with refusing(self._layout.root):
+            _allocate(self.file.fileno(), state.size)
         self._watermark = state.spans.end_of(0)
         return state
 
@@ -158,7 +177,7 @@ class PartFile:
         """Write `data` at `offset`, then mark the chunks it made whole; `run` is the span that it now belongs to."""
         view = memoryview(data)
         at = offset
-        with self._full_disk():
+        with refusing(self._layout.root):
             while view:
                 done = os.pwrite(self.file.fileno(), view, at)
                 view = view[done:]
@@ -216,27 +235,38 @@ class PartFile:
         self._pwrite_map(self._header(VERIFIED), 0)
 
     def commit(self, size: int) -> None:
-        """Make the verified content whole: sync it, give it its name, forget the map. The lock is held."""
+        """Make the verified content whole: sync it, give it its name, share the lock, forget the map. It is locked."""
         fd = self.file.fileno()
         target = self._layout.blob(self.digest)
-        with self._full_disk():
+        with refusing(self._layout.root):
             os.ftruncate(fd, size)
             os.fchmod(fd, 0o444)
             os.fsync(fd)
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._path.rename(target)
-            sync_directory(target.parent)
-        self._map_path.unlink(missing_ok=True)
+            with naming(self._layout):
+                self._untold = pending(self._layout)
+                self._path.rename(target)
+            self.share()
+            try:
+                sync_directory(target.parent)
+            except BaseException:
+                with unnaming(self._layout):
+                    target.unlink(missing_ok=True)  # the caller hears that it is not stored: then it is not
+                raise
+            self._map_path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Empty both files: what came was wrong. The lock is held."""
-        os.ftruncate(self._map, 0)
-        os.ftruncate(self.file.fileno(), 0)
+        with refusing(self._layout.root):
+            os.ftruncate(self._map, 0)
+            os.ftruncate(self.file.fileno(), 0)
 
     def discard(self) -> None:
-        """Throw both files away. The lock is held: nobody else may be writing them."""
-        self._map_path.unlink(missing_ok=True)
-        self._path.unlink(missing_ok=True)
+        """Throw both files away. The lock is held: nobody else may be writing them. Those of another fill stay."""
+        with refusing(self._layout.root):
+            if self.current() or not self._path.exists():
+                self._map_path.unlink(missing_ok=True)
+                self._path.unlink(missing_ok=True)
 
     def _mark(self, start: int, stop: int, run: tuple[int, int]) -> None:
         if run[0] == 0 and run[1] > self._watermark:
@@ -256,20 +286,11 @@ class PartFile:
         return _HEADER.pack(_MAGIC, _VERSION, state, size, CHUNK, self.generation, self._watermark, BOOT_ID, inode)
 
     def _pwrite_map(self, data: bytes, offset: int) -> None:
-        with self._full_disk():
+        with refusing(self._layout.root):
             while data:
                 done = os.pwrite(self._map, data, offset)
                 data = data[done:]
                 offset += done
-
-    @contextlib.contextmanager
-    def _full_disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise NoSpace(f"the disk that holds {self._layout.root} is full; free some of it") from error
-            raise
 
 
 def footprint(size: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import queue
 import sqlite3
 import threading
@@ -12,11 +11,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from mirror.errors import NoSpace, StoreError
+from mirror.errors import StoreError
 from mirror.store import database
+from mirror.store.ages import Ages
+from mirror.store.damage import refusal
 from mirror.store.journal import Journal
 
 if TYPE_CHECKING:
+    from mirror.oci.digest import Digest
     from mirror.store.changes import Change
     from mirror.store.layout import Layout
 
@@ -33,8 +35,11 @@ class Writer:
     def __init__(self, db: sqlite3.Connection, layout: Layout) -> None:
         """`db` is the writer's own from now on."""
         self._db = db
-        self._root = layout.root
+        self._layout = layout
         self._journal = Journal(layout.journal)
+        self._unsynced = False
+        self._younger: set[Digest] = set()
+        self._ages = Ages(layout)
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="index", daemon=True)
@@ -67,7 +72,7 @@ class Writer:
                 item = self._queue.get()
             if batch:
                 self._commit(batch)
-                self._tidy()
+                self._settle_disk()
             if item is None:
                 return
 
@@ -82,34 +87,28 @@ class Writer:
 
     def _try(self, batch: list[_Item]) -> Exception | None:
         try:
-            database.write(self._db, self._journal, [change for new, _ in batch for change in new])
+            if database.write(self._db, self._journal, [change for new, _ in batch for change in new], self._younger):
+                self._unsynced = True
         except (sqlite3.Error, OSError) as error:
-            return self._refusal(error)
+            return refusal(self._layout, error)
         except Exception as error:  # noqa: BLE001  # it goes to the one who waits; a thread that ends would answer nobody
             return error
         return None
 
-    def _tidy(self) -> None:
+    def _settle_disk(self) -> None:
         """Do what nobody needs to wait for.
 
         The commit survives the end of the process. A power cut before the sync takes back what was recorded in those
         few milliseconds, and it is asked of upstream again. Under a heavy fill a sync can take a second.
         """
         try:
-            self._journal.sync()
-            if database.compact(self._db, self._journal):
-                log.info("the journal was written anew, without what had been overtaken")
-        except (sqlite3.Error, OSError) as error:
-            log.warning("the journal could not be synced or written anew", error=str(error))
-
-    def _refusal(self, error: sqlite3.Error | OSError) -> StoreError:
-        if isinstance(error, OSError):
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        else:
-            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-        if full:
-            return NoSpace(f"the disk that holds {self._root} is full: the index cannot be written; free some of it")
-        return StoreError(f"the index in {self._root} cannot be written: {error}; see that the disk is not read-only")
+            if self._unsynced:
+                self._journal.sync()
+                self._unsynced = False
+        except OSError as error:
+            log.warning("the journal could not be synced", error=str(error))
+        self._ages.tell(self._younger)
+        self._younger.clear()
 
 
 def _tell(batch: list[_Item], error: Exception | None) -> None:

@@ -9,9 +9,11 @@ import pytest
 
 from mirror.errors import ContentBroken
 from mirror.oci.digest import Digest
+from mirror.store.aside import Aside
 from mirror.store.blobs import DiskBlobs
 from mirror.store.io import DiskThreads
 from mirror.store.layout import Layout
+from mirror.store.room import Room
 from tests.fakes.blobs import FakeBlobs
 
 if TYPE_CHECKING:
@@ -34,9 +36,12 @@ def blobs(request: pytest.FixtureRequest, layout: Layout) -> Iterator[BlobStore]
     if request.param == "fake":
         yield FakeBlobs(layout)
         return
-    threads = DiskThreads()
-    yield DiskBlobs(layout, threads)
+    threads, room = DiskThreads(), Room(layout, max_size=2**30, min_free=0)
+    disk = DiskBlobs(layout, threads, Aside(layout, room))
+    yield disk
     threads.close()
+    disk.close()
+    room.close()
 
 
 def spoil(blobs: BlobStore, layout: Layout) -> None:
@@ -89,6 +94,19 @@ async def test_putting_the_same_content_again_changes_nothing(blobs: BlobStore) 
     assert await blobs.read(DIGEST) == BODY
 
 
+async def test_putting_says_what_it_takes_on_disk_also_the_second_time(blobs: BlobStore) -> None:
+    taken = await blobs.put(DIGEST, BODY)
+    assert taken >= len(BODY)
+    assert await blobs.put(DIGEST, BODY) == taken
+
+
+async def test_of_all_that_put_the_same_one_brings_it(blobs: BlobStore) -> None:
+    body, came = b"z" * 9000, list[int]()
+    taken = await asyncio.gather(*(blobs.put(Digest.of(body), body, came.append) for _ in range(10)))
+    assert came == [taken[0]]
+    assert set(taken) == {taken[0]}
+
+
 async def test_damaged_content_is_not_given_out_and_can_be_put_again(blobs: BlobStore, layout: Layout) -> None:
     await blobs.put(DIGEST, BODY)
     spoil(blobs, layout)
@@ -96,6 +114,20 @@ async def test_damaged_content_is_not_given_out_and_can_be_put_again(blobs: Blob
         await blobs.read(DIGEST)
     assert blobs.size(DIGEST) is None
     assert await blobs.read(DIGEST) is None
+    await blobs.put(DIGEST, BODY)
+    assert await blobs.read(DIGEST) == BODY
+
+
+async def test_what_is_put_aside_is_not_there_until_it_is_put_again(blobs: BlobStore) -> None:
+    assert not blobs.set_aside(DIGEST)
+    await blobs.put(DIGEST, BODY)
+    opened = blobs.open(DIGEST)
+    assert opened is not None
+    assert blobs.set_aside(DIGEST)
+    assert not blobs.set_aside(DIGEST)
+    assert (blobs.open(DIGEST), blobs.size(DIGEST)) == (None, None)
+    with opened[0] as file:
+        assert file.read() == BODY, "whoever is sent it now goes on"
     await blobs.put(DIGEST, BODY)
     assert await blobs.read(DIGEST) == BODY
 

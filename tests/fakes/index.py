@@ -7,7 +7,18 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mirror.oci.digest import Digest
-from mirror.store.changes import Change, Linked, ListingSet, TagDropped, TagSet
+from mirror.store.changes import (
+    Change,
+    Linked,
+    ListingSet,
+    Lost,
+    Pinned,
+    Removed,
+    Stored,
+    TagDropped,
+    TagSet,
+    Unpinned,
+)
 from mirror.store.index import Standing, Validated
 
 if TYPE_CHECKING:
@@ -21,6 +32,8 @@ class Facts:
     standings: dict[tuple[Repository, Digest], Standing] = field(default_factory=dict)
     public: dict[tuple[str, Digest], str | None] = field(default_factory=dict)
     listings: dict[tuple[Repository, Digest], Validated] = field(default_factory=dict)
+    here: set[Digest] = field(default_factory=set)
+    pins: set[tuple[Repository, str]] = field(default_factory=set)
 
 
 class FakeIndex:
@@ -57,6 +70,9 @@ class FakeIndex:
     def listing(self, repository: Repository, subject: Digest) -> Validated | None:
         return self._facts.listings.get((repository, subject))
 
+    def pinned(self, repository: Repository, digest: Digest | None, tag: str | None) -> bool:
+        return (repository, str(digest)) in self._facts.pins or (repository, tag) in self._facts.pins
+
     async def apply(self, *new: Change) -> None:
         if self.trouble is not None:
             raise self.trouble
@@ -67,18 +83,43 @@ class FakeIndex:
         self.applied += new
 
 
-def _record(facts: Facts, change: Change) -> None:
-    repository = change.repository
+def _record(facts: Facts, change: Change) -> None:  # noqa: C901  # a case for each change
     match change:
+        case Stored():
+            facts.here.add(change.digest)
+        case Lost():
+            facts.here.discard(change.digest)
+        case Pinned():
+            facts.pins.add((change.repository, change.reference))
+        case Unpinned():
+            facts.pins.discard((change.repository, change.reference))
+        case Removed():
+            for digest in change.digests:
+                _remove(facts, digest)
         case Linked():
             _link(facts, change)
         case TagSet():
             Digest.parse(str(change.digest))
-            facts.tags.setdefault(repository, {})[change.tag] = Validated(change.digest, change.at)
+            if change.digest in facts.here:
+                facts.tags.setdefault(change.repository, {})[change.tag] = Validated(change.digest, change.at)
         case TagDropped():
-            facts.tags.get(repository, {}).pop(change.tag, None)
+            facts.tags.get(change.repository, {}).pop(change.tag, None)
         case ListingSet():
-            facts.listings[repository, change.subject] = Validated(change.body, change.at)
+            facts.listings[change.repository, change.subject] = Validated(change.body, change.at)
+
+
+def _remove(facts: Facts, digest: Digest) -> None:
+    facts.here.discard(digest)
+    for repository, tags in facts.tags.items():
+        for tag in [tag for tag, known in tags.items() if known.digest == digest]:
+            facts.pins.discard((repository, tag))
+            del tags[tag]
+    facts.pins = {pin for pin in facts.pins if pin[1] != str(digest)}
+    facts.listings = {key: known for key, known in facts.listings.items() if digest not in (key[1], known.digest)}
+    facts.public = {key: known for key, known in facts.public.items() if key[1] != digest}
+    for key, at in facts.standings.items():
+        if key[1] == digest:
+            facts.standings[key] = replace(at, linked=False, media_type=None)
 
 
 def _link(facts: Facts, change: Linked) -> None:

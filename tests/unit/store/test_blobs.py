@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import stat
@@ -10,9 +11,16 @@ import pytest
 
 from mirror.errors import ContentBroken, NoSpace, StoreError
 from mirror.oci.digest import Digest
+from mirror.store import blobs as module
+from mirror.store import holds
+from mirror.store.aside import Aside
 from mirror.store.blobs import DiskBlobs
+from mirror.store.locks import seize, share, unnaming
+from mirror.store.room import Room
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from mirror.store.io import DiskThreads
     from mirror.store.layout import Layout
 
@@ -21,8 +29,23 @@ DIGEST = Digest.of(BODY)
 
 
 @pytest.fixture
-def blobs(layout: Layout, threads: DiskThreads) -> DiskBlobs:
-    return DiskBlobs(layout, threads)
+def aside(layout: Layout) -> Iterator[Aside]:
+    room = Room(layout, max_size=2**30, min_free=0)
+    yield Aside(layout, room)
+    room.close()
+
+
+@pytest.fixture
+def blobs(layout: Layout, threads: DiskThreads, aside: Aside) -> Iterator[DiskBlobs]:
+    disk = DiskBlobs(layout, threads, aside)
+    yield disk
+    disk.close()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110  # another thread does it
+            await asyncio.sleep(0.001)
 
 
 def left_over(layout: Layout) -> list[Path]:
@@ -83,6 +106,24 @@ async def test_a_disk_that_refuses_is_said_so_and_nothing_is_left_behind(
     assert blobs.size(DIGEST) == len(BODY)
 
 
+@pytest.mark.parametrize("taken_back", [True, False])
+async def test_a_name_that_may_not_last_is_taken_back_or_counted(
+    blobs: DiskBlobs, monkeypatch: pytest.MonkeyPatch, *, taken_back: bool
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    came: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "sync_directory", refuse)
+        if not taken_back:
+            patch.setattr(Path, "unlink", refuse)
+        with pytest.raises(StoreError):
+            await blobs.put(DIGEST, BODY, came.append)
+    assert (blobs.size(DIGEST) is None) is taken_back
+    assert came == ([] if taken_back else [4096])
+
+
 async def test_no_descriptors_left_is_an_error_of_the_store_for_those_who_read(
     blobs: DiskBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,7 +131,7 @@ async def test_no_descriptors_left_is_an_error_of_the_store_for_those_who_read(
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(StoreError, match="Too many open files"):
+    with pytest.raises(StoreError, match=r"Too many open files.*ulimit -n"):
         blobs.open(DIGEST)
     with pytest.raises(StoreError, match="Too many open files"):
         await blobs.read(DIGEST)
@@ -105,10 +146,106 @@ async def test_one_changed_byte_is_noticed(blobs: DiskBlobs, layout: Layout) -> 
         await blobs.read(DIGEST)
 
 
-async def test_throwing_away_spares_what_has_come_in_its_place(
-    blobs: DiskBlobs, layout: Layout, tmp_path: Path
+def seizable(path: Path) -> bool:
+    """Say whether another process could have the file alone."""
+    with path.open("rb") as file:
+        return seize(file.fileno())
+
+
+async def test_damage_that_was_replaced_meanwhile_is_not_put_aside(
+    blobs: DiskBlobs, aside: Aside, layout: Layout, tmp_path: Path
 ) -> None:
     await blobs.put(DIGEST, BODY)
     (tmp_path / "damaged").write_bytes(b"?")
-    blobs._throw_away(DIGEST, (tmp_path / "damaged").stat())
+    assert not aside.take(DIGEST, (tmp_path / "damaged").stat())
     assert layout.blob(DIGEST).exists()
+
+
+async def test_what_somebody_is_about_to_unlink_is_not_here(blobs: DiskBlobs, layout: Layout) -> None:
+    await blobs.put(DIGEST, BODY)
+    blobs.known(DIGEST)
+    with layout.blob(DIGEST).open("rb") as evictor:
+        assert seize(evictor.fileno())
+        assert blobs.open(DIGEST) is None
+        assert await blobs.read(DIGEST) is None
+    assert await blobs.read(DIGEST) == BODY
+
+
+async def test_what_is_unlinked_while_it_is_opened_is_not_here(
+    blobs: DiskBlobs, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await blobs.put(DIGEST, BODY)
+
+    def late(fd: int) -> bool:
+        layout.blob(DIGEST).unlink()
+        return share(fd)
+
+    monkeypatch.setattr(module, "share", late)
+    assert blobs.open(DIGEST) is None
+
+
+async def test_what_is_read_cannot_be_unlinked_until_the_last_duplicate_is_closed(
+    blobs: DiskBlobs, layout: Layout
+) -> None:
+    await blobs.put(DIGEST, BODY)
+    blobs.known(DIGEST)
+    opened = blobs.open(DIGEST)
+    assert opened is not None
+    with os.fdopen(os.dup(opened[0].fileno())):
+        opened[0].close()
+        assert not seizable(layout.blob(DIGEST))
+    assert seizable(layout.blob(DIGEST))
+
+
+async def test_what_is_put_cannot_be_unlinked_until_the_index_knows_it(blobs: DiskBlobs, layout: Layout) -> None:
+    await blobs.put(DIGEST, BODY)
+    await blobs.put(DIGEST, BODY)  # another one, who finds it here
+    assert not seizable(layout.blob(DIGEST))
+    blobs.known(DIGEST)
+    assert not seizable(layout.blob(DIGEST)), "the index does not have it from the other one yet"
+    blobs.known(DIGEST)
+    assert seizable(layout.blob(DIGEST))
+    blobs.known(DIGEST)
+
+
+async def test_what_is_put_and_never_told_of_is_let_go(
+    blobs: DiskBlobs, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holds, "_LONGEST", -1.0)
+    await blobs.put(DIGEST, BODY)
+    await blobs.put(Digest.of(b"other"), b"other")
+    assert seizable(layout.blob(DIGEST))
+
+
+async def test_what_is_put_while_it_is_evicted_is_there_afterwards(blobs: DiskBlobs, layout: Layout) -> None:
+    await blobs.put(DIGEST, BODY)
+    blobs.known(DIGEST)
+    with unnaming(layout), layout.blob(DIGEST).open("rb") as evictor:
+        assert seize(evictor.fileno())
+        putting = asyncio.create_task(blobs.put(DIGEST, BODY))
+        await until(lambda: left_over(layout) != [])
+        layout.blob(DIGEST).unlink()
+        assert not putting.done()
+    await putting
+    assert await blobs.read(DIGEST) == BODY
+
+
+async def test_content_whose_name_may_not_last_is_said_not_to_be_stored(
+    blobs: DiskBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(module, "sync_directory", refuse)
+    with pytest.raises(StoreError, match="health"):
+        await blobs.put(DIGEST, BODY)
+    assert blobs.size(DIGEST) is None
+
+
+async def test_a_store_that_is_gone_is_said_so(blobs: DiskBlobs, layout: Layout) -> None:
+    layout.root.rename(layout.root.with_name("elsewhere"))
+    with pytest.raises(StoreError, match=r"unmounted or removed .* bring the disk back"):
+        await blobs.put(DIGEST, BODY)
+    with pytest.raises(StoreError, match="bring the disk back"):
+        await blobs.part(DIGEST)
+    assert blobs.open(DIGEST) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from typing import TYPE_CHECKING
@@ -12,8 +13,18 @@ from mirror.errors import StoreUnusable
 from mirror.oci.digest import Digest
 from mirror.oci.mediatype import OCI_MANIFEST
 from mirror.oci.name import Repository
-from mirror.store import changes, database, facts
-from mirror.store.changes import Linked, ListingSet, Named, TagDropped, TagSet
+from mirror.store import changes, compaction, database, schema
+from mirror.store.changes import (
+    Linked,
+    ListingSet,
+    Named,
+    Pinned,
+    Removed,
+    Stored,
+    TagDropped,
+    TagSet,
+    Unpinned,
+)
 from mirror.store.index import SqliteIndex
 from mirror.store.journal import Journal
 
@@ -25,7 +36,9 @@ if TYPE_CHECKING:
 
 APP, HUB = Repository("quay.io", "org/app"), Repository("docker.io", "library/app")
 MANIFEST, LAYER, SIGNATURE = Digest.of(b"manifest"), Digest.of(b"layer"), Digest.of(b"signature", "sha512")
+GONE = Digest.of(b"gone")
 NAMES = tuple(Named(Digest.of(str(number).encode()), number) for number in range(1200))
+HERE = (Stored(MANIFEST, 4096, 0.0, OCI_MANIFEST), Stored(LAYER, 4096, 0.0))
 EVERYTHING: tuple[Change, ...] = (
     Linked(APP, MANIFEST, OCI_MANIFEST, public=True, names=(Named(LAYER, 42), Named(SIGNATURE, None))),
     Linked(APP, LAYER),
@@ -36,12 +49,19 @@ EVERYTHING: tuple[Change, ...] = (
     TagSet(HUB, "gone", MANIFEST, 3.0),
     TagDropped(HUB, "gone"),
     ListingSet(APP, MANIFEST, SIGNATURE, 4.0),
+    Pinned(APP, "v1", 5.5),
+    Pinned(HUB, str(MANIFEST), 6.0),
+    Pinned(HUB, "latest", 6.0),
+    Unpinned(HUB, "latest"),
+    Linked(HUB, GONE),
+    Removed((GONE, SIGNATURE)),
+    ListingSet(APP, MANIFEST, SIGNATURE, 4.0),
 )
 
 
 def known(index: SqliteIndex) -> list[object]:
     """Everything that was said in `EVERYTHING`, as the index answers it."""
-    digests = [MANIFEST, LAYER, SIGNATURE, *(named.digest for named in NAMES)]
+    digests = [MANIFEST, LAYER, SIGNATURE, GONE, *(named.digest for named in NAMES)]
     return [
         *(index.standing(repository, digest) for repository in (APP, HUB) for digest in digests),
         *(index.tag(repository, tag) for repository in (APP, HUB) for tag in ("v1", "latest", "gone")),
@@ -49,11 +69,15 @@ def known(index: SqliteIndex) -> list[object]:
         index.repositories(limit=10),
         index.listing(APP, MANIFEST),
         index.listing(HUB, MANIFEST),
+        *(index.pinned(APP, None, tag) for tag in ("v1", "latest")),
+        *(index.pinned(HUB, MANIFEST, tag) for tag in ("v1", "latest")),
+        index.pinned(HUB, LAYER, "latest"),
     ]
 
 
 async def filled(layout: Layout) -> list[object]:
     index = SqliteIndex(layout)
+    await index.apply(*HERE)
     for change in EVERYTHING:
         await index.apply(change)
     answer = known(index)
@@ -161,7 +185,7 @@ async def test_a_last_line_that_was_cut_does_no_harm_to_the_next(layout: Layout)
         b"{}",
         b"[]",
         b"null",
-        b'{"ns":"a","repo":"b","do":"pin"}',
+        b'{"ns":"a","repo":"b","do":"paint"}',
         b'{"ns":"a","repo":"b","do":"tag","tag":"\\ud800","digest":"sha256:' + b"0" * 64 + b'","at":1}',
         b'{"ns":"a","repo":"b","do":"tag","tag":"x","digest":"md5:0","at":1}',
         b"\xff\xfe",
@@ -203,7 +227,8 @@ async def test_nothing_is_in_the_index_before_it_is_in_the_journal(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What can be read can be answered, and must not be lost with the index."""
-    db = database.open_database(layout)
+    db, claim = database.open_database(layout)
+    database.write(db, Journal(layout.journal), HERE)
     reader = database.connect(layout)
     seen = []
     append = Journal.append
@@ -218,12 +243,38 @@ async def test_nothing_is_in_the_index_before_it_is_in_the_journal(
     assert reader.execute("SELECT count(*) FROM tag").fetchone()[0] == 1
     reader.close()
     db.close()
+    os.close(claim)
+
+
+class RollsBack(sqlite3.Connection):
+    """A connection whose commits fail as they do on a full disk: SQLite has rolled back by itself by then."""
+
+    full = False
+
+    def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
+        if sql == "COMMIT" and self.full:
+            super().execute("ROLLBACK")
+            raise sqlite3.OperationalError("database or disk is full")
+        return super().execute(sql, *values)
+
+
+async def test_what_sqlite_refused_and_rolled_back_by_itself_never_becomes_true(layout: Layout) -> None:
+    before = await filled(layout)
+    size = layout.journal.stat().st_size
+    db = sqlite3.connect(layout.index, isolation_level=None, factory=RollsBack)
+    db.full = True
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        database.write(db, Journal(layout.journal), [TagSet(APP, "never", LAYER, 9.0)])
+    assert not db.in_transaction
+    db.close()
+    assert layout.journal.stat().st_size == size
+    assert opened(layout) == before
 
 
 async def test_an_index_of_a_newer_release_is_refused_and_left_alone(layout: Layout) -> None:
     await filled(layout)
     db = sqlite3.connect(layout.index)
-    db.execute(f"PRAGMA user_version = {facts.SCHEMA_VERSION + 1}")
+    db.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
     db.close()
     body = layout.index.read_bytes()
     with pytest.raises(StoreUnusable, match="newer release; use that release, or another directory"):
@@ -241,13 +292,15 @@ def test_an_index_that_cannot_be_opened_is_refused_and_left_alone(layout: Layout
 async def test_a_journal_of_overtaken_lines_is_written_anew_with_nothing_lost(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "_GROWTH", 100_000)
+    monkeypatch.setattr(compaction, "GROWTH", 100_000)
     before = await filled(layout)
     index = SqliteIndex(layout)
     size = layout.journal.stat().st_size
     for number in range(100):
         await index.apply(*(TagSet(APP, "v1", MANIFEST, number) for _ in range(50)))
     await index.apply(TagSet(APP, "v1", LAYER, 2.5))
+    assert index.compact()
+    assert not index.compact()
     index.close()
     assert layout.journal.stat().st_size < 4 * size + 200_000
     assert opened(layout) == before

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mirror.errors import NoSpace
+from mirror.errors import NoSpace, StoreError
 from mirror.oci.digest import Digest
 from mirror.store import part as module
 from mirror.store.layout import Layout
+from mirror.store.locks import quiet, seize, share, unnaming
 from mirror.store.part import CHUNK, VERIFIED, PartFile, footprint
 from mirror.store.spans import Spans
 
@@ -202,6 +204,120 @@ def test_what_is_committed_has_its_name_and_no_map(open_part: Callable[[], PartF
     owner.close()
     assert reader.try_lock()
     assert not reader.current()
+
+
+def test_what_is_committed_stays_shared_until_the_last_client_has_it(
+    open_part: Callable[[], PartFile], layout: Layout
+) -> None:
+    owner = open_part()
+    assert owner.try_lock()
+    owner.begin(len(BODY))
+    _write(owner, Spans(), 0, len(BODY))
+    owner.commit(len(BODY))
+    with os.fdopen(os.dup(owner.file.fileno())), layout.blob(DIGEST).open("rb") as other:
+        assert share(other.fileno()), "others may read it from now on"
+        owner.close()
+        assert share(other.fileno())
+        assert not seize(other.fileno()), "nobody may take it away"
+    with layout.blob(DIGEST).open("rb") as other:
+        assert seize(other.fileno())
+
+
+def test_a_follower_shares_what_another_process_has_committed(
+    open_part: Callable[[], PartFile], layout: Layout
+) -> None:
+    owner, follower = open_part(), open_part()
+    assert owner.try_lock()
+    owner.begin(len(BODY))
+    _write(owner, Spans(), 0, len(BODY))
+    owner.commit(len(BODY))
+    follower.share()
+    owner.close()
+    with os.fdopen(os.dup(follower.file.fileno())), layout.blob(DIGEST).open("rb") as evictor:
+        follower.close()
+        assert not seize(evictor.fileno())
+
+
+def test_content_gets_no_name_while_somebody_takes_names_away(
+    open_part: Callable[[], PartFile], layout: Layout
+) -> None:
+    owner = open_part()
+    assert owner.try_lock()
+    owner.begin(len(BODY))
+    _write(owner, Spans(), 0, len(BODY))
+    committing = threading.Thread(target=owner.commit, args=(len(BODY),))
+    with unnaming(layout):
+        committing.start()
+        committing.join(0.05)
+        assert not layout.blob(DIGEST).exists()
+    committing.join(10)
+    assert layout.blob(DIGEST).exists()
+
+
+def test_what_is_committed_is_pending_until_it_is_closed(open_part: Callable[[], PartFile], layout: Layout) -> None:
+    owner = open_part()
+    assert owner.try_lock()
+    owner.begin(len(BODY))
+    _write(owner, Spans(), 0, len(BODY))
+    with quiet(layout, 0.0) as alone:
+        assert alone
+    owner.commit(len(BODY))
+    with quiet(layout, 0.01) as alone:
+        assert not alone, "index and book do not know it yet"
+    owner.close()
+    with quiet(layout, 0.0) as alone:
+        assert alone
+
+
+def test_content_whose_name_may_not_last_is_said_not_to_be_stored(
+    open_part: Callable[[], PartFile], layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    owner = open_part()
+    assert owner.try_lock()
+    owner.begin(len(BODY))
+    _write(owner, Spans(), 0, len(BODY))
+    monkeypatch.setattr(module, "sync_directory", refuse)
+    with pytest.raises(StoreError, match="health"):
+        owner.commit(len(BODY))
+    assert not layout.blob(DIGEST).exists()
+    owner.discard()
+    assert list(layout.fills.iterdir()) == []
+
+
+def test_who_throws_away_his_own_leaves_what_another_has_begun(
+    open_part: Callable[[], PartFile], layout: Layout
+) -> None:
+    owner = open_part()
+    assert owner.try_lock()
+    owner.begin(len(BODY))
+    layout.part(DIGEST).rename(layout.blob(DIGEST))
+    other = open_part()
+    assert other.try_lock()
+    owner.discard()
+    assert other.current()
+    other.discard()
+    assert list(layout.fills.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(errno.EROFS, "mounted read-only"), (errno.EIO, "disk's health"), (errno.ESTALE, "unmounted")]
+)
+def test_a_disk_that_refuses_is_said_with_what_to_do(
+    open_part: Callable[[], PartFile], monkeypatch: pytest.MonkeyPatch, number: int, says: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    owner = open_part()
+    owner.begin(len(BODY))
+    monkeypatch.setattr(os, "pwrite", refuse)
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    for act in (lambda: owner.write(b"x", 0, (0, 1)), lambda: owner.begin(1), lambda: owner.commit(1), owner.clear):
+        with pytest.raises(StoreError, match=says):
+            act()
 
 
 def test_an_empty_blob_can_be_committed(layout: Layout) -> None:

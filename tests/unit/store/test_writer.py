@@ -12,24 +12,25 @@ from mirror.errors import NoSpace, StoreError
 from mirror.oci.digest import Digest
 from mirror.oci.name import Repository
 from mirror.store import changes
-from mirror.store.changes import Linked, TagSet
+from mirror.store.changes import Linked, Stored, TagSet
 from mirror.store.database import connect
 from mirror.store.index import SqliteIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator
 
     from mirror.store.layout import Layout
 
 APP = Repository("quay.io", "org/app")
 DIGEST = Digest.of(b"x")
+HERE = Stored(DIGEST, 4096, 0.0)
 
 WRITE = """
 import asyncio, sys
 from pathlib import Path
 from mirror.oci.digest import Digest
 from mirror.oci.name import Repository
-from mirror.store.changes import TagSet
+from mirror.store.changes import Stored, TagSet
 from mirror.store.index import SqliteIndex
 from mirror.store.layout import Layout
 
@@ -38,6 +39,7 @@ async def main(root, name):
     print("ready", flush=True)
     sys.stdin.readline()
     digest = Digest.of(name.encode())
+    await index.apply(Stored(digest, 4096, 0.0))
     for number in range(50):
         await index.apply(TagSet(Repository("quay.io", "org/" + name), f"v{number}", digest, number),
                           TagSet(Repository("quay.io", "org/app"), "last", digest, number))
@@ -48,8 +50,9 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 @pytest.fixture
-def index(layout: Layout) -> Iterator[SqliteIndex]:
+async def index(layout: Layout) -> AsyncIterator[SqliteIndex]:
     opened = SqliteIndex(layout)
+    await opened.apply(HERE)
     yield opened
     opened.close()
 
@@ -198,7 +201,7 @@ async def test_closing_writes_what_is_queued(index: SqliteIndex, layout: Layout)
     opened.close()
 
 
-def test_a_page_of_repositories_is_no_walk_over_all(index: SqliteIndex) -> None:
+async def test_a_page_of_repositories_is_no_walk_over_all(index: SqliteIndex) -> None:
     asked: list[str] = []
     index._db.set_trace_callback(asked.append)
     index.repositories(after="docker.io/library/app", limit=100)
