@@ -45,6 +45,8 @@ LOOP_LAGS = Histogram(
     "How late the event loop was, each time that it was looked at.",
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
 )
+WORKERS = Gauge("mirror_workers", "Processes that serve.")
+WORKERS_LOST = Counter("mirror_workers_lost_total", "Processes that ended though nobody told them to.")
 RELOADS = Counter(
     "mirror_reloads_total", "Times that the configuration was read anew, by what became of it.", ["outcome"]
 )
@@ -88,6 +90,42 @@ FILLS_RUNNING = Gauge("mirror_fills_running", "Fills under way or waiting for a 
 READ_AHEAD = Counter("mirror_read_ahead_total", "Blobs considered by read-ahead, by what became of them.", ["outcome"])
 STORE_BYTES = Gauge("mirror_store_bytes", "Bytes that the store takes on disk, unfinished fills included.")
 STORE_ROOM = Gauge("mirror_store_room_bytes", "Bytes that may still be stored under the cap and the free space.")
+STORE_CAPACITY = Gauge(
+    "mirror_store_capacity_bytes", "Bytes that the store may take: the cap, or less where the disk has less."
+)
+STORE_IMAGES = Gauge("mirror_store_images", "Images in the store; an index counts once, with all its platforms.")
+STORE_CONTENTS = Gauge("mirror_store_contents", "Manifests and blobs on disk.")
+STORE_PINNED = Gauge("mirror_store_pinned_bytes", "Bytes that pinned images need; eviction never frees them.")
+STORE_OLDEST_USE = Gauge(
+    "mirror_store_oldest_use_timestamp_seconds",
+    "When the image that goes next was last asked for; 0 while there is none.",
+)
+EVICTIONS = Counter(
+    "mirror_evictions_total",
+    "Images, and blobs of no image, that were evicted: `full` (somebody waited for room), `high-water`, `min-free`.",
+    ["reason"],
+)
+EVICTED_BYTES = Counter("mirror_evicted_bytes_total", "Bytes that evictions freed.", ["reason"])
+RESERVE_FAILURES = Counter(
+    "mirror_reserve_failures_total",
+    "Times that no room could be made: `too large` for the cap less what is pinned, `all in use`, `disk` full.",
+    ["reason"],
+)
+STREAMED = Counter(
+    "mirror_streamed_total", "Blobs that went from upstream to one client and were not kept, by why.", ["reason"]
+)
+STREAMED_BYTES = Counter("mirror_streamed_bytes_total", "Bytes of them that were sent.", ["reason"])
+SCRUBBED_BYTES = Counter("mirror_scrubbed_bytes_total", "Bytes that the scrub read again from the disk.")
+SCRUB_RESULTS = Counter(
+    "mirror_scrub_results_total",
+    "Content that the scrub looked at: `right`, `wrong` and put aside, `healed` from upstream, `unreadable` or gone.",
+    ["result"],
+)
+SURVEY_SECONDS = Histogram(
+    "mirror_survey_seconds",
+    "Time that it took to look through the whole store.",
+    buckets=(0.1, 0.5, 1, 5, 20, 60, 300, 1800),
+)
 READY = Gauge("mirror_ready", "1 while the mirror takes requests.")
 CERTIFICATE_EXPIRES = Gauge(
     "mirror_certificate_expires_timestamp_seconds", "When the server's certificate ends; 0 without TLS."

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
 from mirror.cache.blobs import Blobs
+from mirror.cache.check import Checker, Pace
+from mirror.cache.chores import Figures, Neighbours, Relief, Surveys, Tidying
 from mirror.cache.completeness import Completeness
+from mirror.cache.evictor import Evictor
 from mirror.cache.fills import Fills
 from mirror.cache.freshness import Freshness
 from mirror.cache.generations import Generations
+from mirror.cache.heal import Heal, Healer
+from mirror.cache.housekeeper import Housekeeper
 from mirror.cache.listings import Listings
 from mirror.cache.manifests import Manifests
+from mirror.cache.means import Means
 from mirror.cache.memory import Memory
 from mirror.cache.parsing import parsed
+from mirror.cache.passage import Passages
 from mirror.cache.readahead import ReadAhead
+from mirror.cache.scrub import Scrub, Sent
+from mirror.cache.space import Space
+from mirror.cache.unkept import Unkept
+from mirror.cache.uses import Uses
 from mirror.cache.vouching import Vouching
 from mirror.oci.manifest import ManifestMalformed
 
@@ -23,7 +35,8 @@ if TYPE_CHECKING:
 
     from mirror.cache.manifests import ManifestAnswer
     from mirror.config import Config
-    from mirror.oci.name import Reference, Repository
+    from mirror.oci.name import Reference, Repository, Tag
+    from mirror.store.index import Validated
     from mirror.store.store import Store
     from mirror.upstream.protocol import Upstreams
 
@@ -35,58 +48,108 @@ class Cache:
         self, config: Config, store: Store, upstreams: Upstreams, *, clock: Callable[[], float] = time.time
     ) -> None:
         """`clock` gives seconds since the epoch. `upstreams` are closed with the cache."""
+        self._store = store
         self._upstreams = upstreams = Generations(upstreams)
         memory = Memory(store.blobs)
+        self.uses = Uses(store.index, store.recent)
+        self.evictor = Evictor(store, self.uses, max_size=store.limits(config.storage)[0])
+        self.space = Space(store.room, self.evictor)
         freshness = self._freshness = Freshness(config.freshness)
         self.fills = Fills(
-            blobs=store.blobs, index=store.index, room=store.room, threads=store.threads, upstreams=upstreams
+            blobs=store.blobs, index=store.index, space=self.space, threads=store.threads, upstreams=upstreams
         )
-        self.vouching = Vouching(store=store.blobs, index=store.index, threads=store.threads, upstreams=upstreams)
+        self.vouching = Vouching(
+            store=store.blobs, index=store.index, threads=store.threads, turns=store.turns, upstreams=upstreams
+        )
+        self._unkept = Unkept(store.index, store.graph)
+        self._passages = Passages(upstreams, store.threads, self._unkept.note)
         self.blobs = Blobs(
             store=store.blobs,
             index=store.index,
+            threads=store.threads,
             memory=memory,
             fills=self.fills,
+            passages=self._passages,
             vouching=self.vouching,
+            uses=self.uses,
             upstreams=upstreams,
         )
-        self.manifests = Manifests(
+        means = Means(
             store=store.blobs,
             index=store.index,
-            room=store.room,
+            space=self.space,
             memory=memory,
             upstreams=upstreams,
             freshness=freshness,
-            completeness=Completeness(store.blobs, store.index, memory),
+            uses=self.uses,
+            turns=store.turns,
+            pinned=store.index.pinned,
             clock=clock,
         )
-        self.listings = Listings(
-            store=store.blobs,
-            index=store.index,
-            room=store.room,
-            memory=memory,
-            upstreams=upstreams,
-            freshness=freshness,
-            clock=clock,
-        )
+        self.manifests = Manifests(means, Completeness(store.blobs, store.index, memory))
+        self.listings = Listings(means)
         self._read_ahead = ReadAhead(
             self.fills,
             store.blobs,
             self.vouching.see_to,
+            self.space,
             _read_ahead(config),
             otherwise=True,
         )
+        self.checker = Checker(store, Pace(config.storage.scrub_rate), config.storage.scrub_every)
+        self._sent = Sent(self.checker)
+        self.blobs.on_sent = self._sent.hear
+        self.healer = Healer(store, self.space, memory, self.fills, self.manifests)
+        self._heal = Heal(
+            store, self.healer, self.checker.rejected, self._upstreams.away, offline=config.server.offline
+        )
+        self._housekeeper: Housekeeper | None = None
+
+    async def open(self, mirror: int) -> None:
+        """Begin to fill and to keep house, as soon as it is known what is on disk.
+
+        `mirror` is the pid of this process, or of the supervisor that has several.
+        """
+        self._store.room.serve(mirror)
+        self.uses.start()
+        surveys = Surveys(self._store)
+        if not await asyncio.to_thread(lambda: self._store.sure):
+            await surveys.see()  # else the book says too much at worst, and is put right meanwhile
+        self.attend()
+        self._housekeeper = Housekeeper(
+            self._store.layout.keeper_lock,
+            [
+                Relief(self._store, self.space, self.evictor),
+                surveys,
+                Tidying(self._store),
+                Figures(self._store, self.evictor),
+                self._heal,
+                Scrub(self.checker),
+            ],
+            everywhere=[Neighbours(self._store, mirror), self._sent],
+        )
+        self._housekeeper.start()
+
+    def attend(self) -> None:
+        """Fill, and make room, for a command-line tool: the store has been looked through."""
+        self.evictor.ready.set()
+        self.fills.counted.set()
 
     def reconfigure(self, config: Config, upstreams: Upstreams | None) -> None:
         """Decide by another configuration from now on, and ask `upstreams`; None: the same ones as before.
 
         What is under way goes on as it began, and the upstreams before are closed when it has ended.
         """
+        self.checker.every = config.storage.scrub_every
+        self.checker.pace.set(config.storage.scrub_rate)
+        self._heal.reconfigure(offline=config.server.offline)
         self._freshness.reconfigure(config.freshness)
         self._read_ahead.reconfigure(_read_ahead(config))
         if upstreams is not None:
             self._upstreams.switch(upstreams, self.fills.under_way())
             self.fills.forgive()
+        self._passages.forgive()
+        self.evictor.max_size = self._store.limits(config.storage)[0]
 
     async def manifest(self, repository: Repository, reference: Reference, *, ahead: bool) -> ManifestAnswer:
         """Return a manifest; `ahead` says that a client has come to pull it, so that its blobs are wanted next."""
@@ -99,12 +162,22 @@ class Cache:
             self._read_ahead.follow(repository, answer.digest, manifest)
         return answer
 
+    async def refresh(self, repository: Repository, tag: Tag) -> tuple[Validated | None, Validated]:
+        """Ask upstream what a tag is now; see `Manifests.refresh`."""
+        return await self.manifests.refresh(repository, tag)
+
     async def close(self) -> None:
         """Stop everything; unfinished fills leave on disk what they can be gone on from."""
+        if self._housekeeper is not None:
+            await self._housekeeper.close()
+        self.evictor.close()
         await self.vouching.close()
         await self.manifests.close()
         await self.listings.close()
+        await self._passages.close()
+        await self._unkept.close()
         await self.fills.close()
+        await self.uses.close()
         await self._upstreams.close()
 
 

@@ -22,7 +22,7 @@ from mirror.cache.reader import FillReader
 from mirror.cache.running import RunningHash
 from mirror.cache.source import ENDLESS
 from mirror.cache.transfer import Transfer
-from mirror.errors import MirrorError, StoreError, UpstreamBroken, UpstreamUnavailable
+from mirror.errors import MirrorError, NoSpace, StoreError, UpstreamBroken, UpstreamUnavailable
 from mirror.store.part import VERIFIED, footprint
 from mirror.store.spans import Spans
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from mirror.cache.origins import Origin
+    from mirror.cache.space import Space
     from mirror.oci.digest import Digest
     from mirror.store.blobs import BlobStore
     from mirror.store.index import Index
     from mirror.store.io import DiskThreads
     from mirror.store.part import MapState, PartFile
-    from mirror.store.room import Room
     from mirror.upstream.protocol import BlobBody, Urgency
 
 log = structlog.get_logger(__name__)
@@ -57,7 +57,7 @@ class Fill:
         *,
         blobs: BlobStore,
         index: Index,
-        room: Room,
+        space: Space,
         threads: DiskThreads,
         urgency: Urgency,
         expected: int | None,
@@ -86,7 +86,7 @@ class Fill:
         self._transfer: Transfer | None = None
         self._running: RunningHash | None = None
         self._demands: dict[object, tuple[int, int]] = {}
-        self._account = Account(room)
+        self._account = Account(space, urgency)
         self._plain = False
         self._following = False
 
@@ -154,7 +154,8 @@ class Fill:
         except MirrorError as error:
             self.error = error
             outcome = "failed"
-            log.warning("fill failed", digest=str(self.digest), sources=self.origins.names(), error=str(error))
+            say = log.info if isinstance(error, NoSpace) else log.warning  # it is streamed, and that is said
+            say("fill failed", digest=str(self.digest), sources=self.origins.names(), error=str(error))
         except Exception as error:
             log.exception("fill failed", digest=str(self.digest), sources=self.origins.names())
             self.error = StoreError(f"the mirror failed over {self.digest}: {type(error).__name__}; see its log")
@@ -179,6 +180,8 @@ class Fill:
             if current:
                 await self._threads.run(part.discard)
             self._adopt()
+            if not self._stored:
+                await asyncio.sleep(FOLLOW_POLL)  # somebody is about to take it away
         elif current:
             await self._own(part)
 
@@ -230,27 +233,19 @@ class Fill:
             await self._threads.run(part.verified)
             await self._threads.run(part.commit, self.size)
             self._stored = True
+            await self.origins.stored(part.stored())
         except StoreError:
             self.spans.clear()  # a full disk gets its room back
             raise
         finally:
-            self._settle(part)
-
-    def _settle(self, part: PartFile) -> None:
-        if self._stored:
-            self._account.settle(part.stored())
-        elif self.spans.total():
-            self._account.settle(part.allocated())
-        else:
-            part.discard()
-            self._account.settle(0)
+            self._account.settle(part, stored=self._stored, useful=bool(self.spans.total()))
 
     async def _resume(self, part: PartFile) -> None:
         """Go on from what is on disk, if there is anything to go on from."""
         state = await self._threads.run(part.resume)
         if state is None or state.size is None:
             return
-        self._account.hold(footprint(state.size))
+        await self._account.hold(footprint(state.size))
         self._account.landed(part.allocated())
         self.size, self.spans = state.size, state.spans
         self._attach(part.file, state.generation)
@@ -321,11 +316,13 @@ class Fill:
                 if state is not None and (state.size is not None or state.spans.total()):
                     self._take_in(part, state)
                 if self._blobs.size(self.digest) is not None:
+                    await self._threads.run(part.share)  # clients of this process are sent bytes from it
                     self._adopt()
                     return
-                if part.try_lock():
+                if not part.try_lock():
+                    await asyncio.sleep(FOLLOW_POLL)
+                elif self._blobs.size(self.digest) is None:
                     return  # whoever filled has ended; look again from the start
-                await asyncio.sleep(FOLLOW_POLL)
         finally:
             self._following = False
 
@@ -354,7 +351,7 @@ class Fill:
                 )
             return
         part = self._part
-        self._account.hold(footprint(size or 0))
+        await self._account.hold(footprint(size or 0))
         await self._threads.run(part.begin, size)
         self._account.landed(part.allocated())
         self.size = size
@@ -376,7 +373,7 @@ class Fill:
         assert part is not None  # noqa: S101  # a transfer runs only while there is one
         stop = offset + len(piece)
         if part.size is None:
-            self._account.grow(len(piece))
+            await self._account.grow(len(piece))
         await self._threads.run(part.write, piece, offset, self.spans.around(offset, stop))
         if part.size is None:
             self._account.wrote(len(piece))

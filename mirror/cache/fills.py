@@ -15,12 +15,12 @@ from mirror.store import heap
 from mirror.upstream.protocol import Urgency
 
 if TYPE_CHECKING:
+    from mirror.cache.space import Space
     from mirror.oci.digest import Digest
     from mirror.oci.name import Repository
     from mirror.store.blobs import BlobStore
     from mirror.store.index import Index
     from mirror.store.io import DiskThreads
-    from mirror.store.room import Room
     from mirror.upstream.protocol import Upstreams
 
 REFUSED_SECONDS = 60  # for how long a digest is refused that was wrong twice (promise 3)
@@ -31,11 +31,11 @@ class Fills:
     """Starts fills, and knows those that run."""
 
     def __init__(
-        self, *, blobs: BlobStore, index: Index, room: Room, threads: DiskThreads, upstreams: Upstreams
+        self, *, blobs: BlobStore, index: Index, space: Space, threads: DiskThreads, upstreams: Upstreams
     ) -> None:
         self._blobs = blobs
         self._index = index
-        self._room = room
+        self._space = space
         self._threads = threads
         self._upstreams = upstreams
         self._running: dict[Digest, Fill] = {}
@@ -69,14 +69,16 @@ class Fills:
         namespace = origin.repository.namespace
         if (reason := self._refused.get((namespace, digest))) is not None:
             raise UpstreamBroken(reason, namespace=namespace, retry_after=REFUSED_SECONDS)
-        if len(self._running) >= MAX_FILLS:
-            raise Overloaded(f"{MAX_FILLS} fills are under way or waiting; ask again in a while")
+        if len(self._running) >= (
+            MAX_FILLS if urgent else MAX_FILLS // 2
+        ):  # clients find a place whatever is read ahead
+            raise Overloaded(f"{len(self._running)} fills are under way or waiting; ask again in a while")
         fill = Fill(
             digest,
             origin,
             blobs=self._blobs,
             index=self._index,
-            room=self._room,
+            space=self._space,
             threads=self._threads,
             urgency=Urgency(urgent=urgent),
             expected=expected,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from mirror import metrics
+from mirror.errors import NameUnknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,6 +29,13 @@ class Generations:
         if (task := asyncio.current_task()) is not None:
             self._users.add(task)
         return upstream
+
+    def away(self, namespace: str) -> bool:
+        """Say whether an upstream is away, as one is that is not mirrored. Who asks is no user of it."""
+        try:
+            return self._current.of(namespace).away
+        except NameUnknown:
+            return True
 
     def switch(self, upstreams: Upstreams, under_way: Iterable[asyncio.Task[None]]) -> None:
         """Give `upstreams` from now on. Those before are closed once their users, and `under_way`, have ended."""

@@ -7,21 +7,24 @@ from typing import TYPE_CHECKING
 from mirror.store.room import on_disk
 
 if TYPE_CHECKING:
+    from mirror.cache.space import Space
     from mirror.oci.digest import Digest
     from mirror.store.blobs import BlobStore
-    from mirror.store.room import Room
 
 
-async def keep(store: BlobStore, room: Room, digest: Digest, body: bytes) -> None:
-    """Store verified content, within the room there is; raise `StoreError` where it cannot be kept."""
+async def keep(space: Space, store: BlobStore, digest: Digest, body: bytes) -> int:
+    """Store verified content, making room where there is none; raise `StoreError` where it cannot be kept.
+
+    Return the bytes that it takes on disk, for `Stored`: before that is recorded nothing evicts it.
+    """
     if store.size(digest) is not None:
-        return
+        return await store.put(digest, body)
     size = on_disk(len(body))
-    room.reserve(size)
+    await space.reserve(size)
+    came: list[int] = []
     try:
-        await store.put(digest, body)
-    except BaseException:
-        room.landed(size)
-        room.release(size)
-        raise
-    room.landed(size)
+        return await store.put(digest, body, came.append)
+    finally:  # whoever is cancelled here waited until it was on disk, or not
+        space.landed(size)
+        space.release(size - sum(came))  # nothing came where another one was quicker: that one counts it
+        space.keep(sum(came))

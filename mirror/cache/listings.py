@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import structlog
 from cachetools import TTLCache
 
 from mirror.cache.freshness import Age
@@ -25,18 +27,14 @@ from mirror.errors import (
 )
 from mirror.oci.digest import Digest
 from mirror.oci.mediatype import OCI_INDEX
-from mirror.store.changes import ListingSet
+from mirror.store.changes import ListingSet, Lost, Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from mirror.cache.freshness import Freshness
-    from mirror.cache.memory import Memory
+    from mirror.cache.means import Means
     from mirror.oci.name import Repository
-    from mirror.store.blobs import BlobStore
-    from mirror.store.index import Index
-    from mirror.store.room import Room
-    from mirror.upstream.protocol import TagPage, Upstreams
+    from mirror.upstream.protocol import TagPage
+
+log = structlog.get_logger(__name__)
 
 PATIENCE = 20.0  # seconds for upstream
 PATIENCE_WITH_STALE = 3.0  # the same where a cached answer is at hand
@@ -64,25 +62,11 @@ class Referrers:
 class Listings:
     """Upstream's lists while it answers, the mirror's own knowledge while it does not."""
 
-    def __init__(
-        self,
-        *,
-        store: BlobStore,
-        index: Index,
-        room: Room,
-        memory: Memory,
-        upstreams: Upstreams,
-        freshness: Freshness,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        """`clock` gives seconds since the epoch."""
-        self._store = store
-        self._index = index
-        self._room = room
-        self._memory = memory
-        self._upstreams = upstreams
-        self._freshness = freshness
-        self._clock = clock
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._index = means.index
+        self._memory = means.memory
+        self._upstreams = means.upstreams
         self._pages: Shared[TagPage] = Shared()
         self._fetches: Shared[bytes] = Shared()
         self._negative: TTLCache[tuple[Repository, Digest], UpstreamNotFound] = TTLCache(4096, NEGATIVE_SECONDS)
@@ -137,7 +121,8 @@ class Listings:
         cached = None if known is None else await self._cached(known.digest)
         age = Age.TOO_OLD
         if known is not None and cached is not None:
-            age = self._freshness.age(repository, str(subject), known.at, self._clock())
+            age = self._means.freshness.age(repository, str(subject), known.at, self._means.clock())
+            self._means.uses.touch(repository, known.digest)
             if age is Age.FRESH:
                 return Referrers(await _parsed(cached, repository), HIT)
         patience = PATIENCE if age is Age.TOO_OLD else PATIENCE_WITH_STALE
@@ -151,6 +136,7 @@ class Listings:
         except UpstreamError as failed:
             error = failed
         else:
+            self._means.uses.touch(repository, Digest.of(body))
             forward = Outcome(forward="uri-miss" if known is None else "stale", status=200, collapsed=joined)
             return Referrers(await _parsed(body, repository), forward)
         if cached is None or age is Age.TOO_OLD:
@@ -166,8 +152,11 @@ class Listings:
     async def _cached(self, body: Digest) -> bytes | None:
         try:
             return await self._memory.read(body)
-        except ContentBroken:
-            return None  # it is fetched again
+        except ContentBroken as error:
+            log.error("damaged on disk", digest=str(body), error=str(error))  # noqa: TRY400  # the text says it all
+            with contextlib.suppress(StoreError):  # it is fetched again, and recorded then
+                await self._index.apply(Lost(body))
+            return None
 
     async def _fetch(self, repository: Repository, subject: Digest, patience: float) -> tuple[bytes, bool]:
         refused = self._negative.get((repository, subject))
@@ -182,17 +171,29 @@ class Listings:
             raise
 
     async def _fetch_and_keep(self, repository: Repository, subject: Digest) -> bytes:
-        upstream = self._upstreams.of(repository.namespace)
-        got = await upstream.referrers(repository, subject, patience=PATIENCE)
-        await _parsed(got.body, repository)
-        digest = Digest.of(got.body)
-        try:
-            await keep(self._store, self._room, digest, got.body)
-            await self._index.apply(ListingSet(repository, subject, digest, self._clock()))
-        except StoreError:
-            return got.body  # a full disk keeps nothing, and keeps nobody from the answer
-        self._memory.keep(digest, got.body)
+        known = self._index.listing(repository, subject)
+        async with self._means.turn(repository, f"referrers {subject}", PATIENCE) as left:
+            now = self._index.listing(repository, subject)
+            if now is not None and now != known:  # another process has asked meanwhile
+                meanwhile = await self._cached(now.digest)
+                if meanwhile is not None:
+                    return meanwhile
+            got = await self._upstreams.of(repository.namespace).referrers(repository, subject, patience=left)
+            await _parsed(got.body, repository)
+            await self._keep(repository, subject, got.body)
         return got.body
+
+    async def _keep(self, repository: Repository, subject: Digest, body: bytes) -> None:
+        digest = Digest.of(body)
+        try:
+            taken = await keep(self._means.space, self._means.store, digest, body)
+            await self._index.apply(
+                Stored(digest, taken, time.time(), subject=subject),
+                ListingSet(repository, subject, digest, self._means.clock()),
+            )
+        except StoreError:
+            return  # a full disk keeps nothing, and keeps nobody from the answer
+        self._memory.keep(digest, body)
 
 
 async def _parsed(body: bytes, repository: Repository) -> dict[str, object]:

@@ -12,7 +12,7 @@ from cachetools import TTLCache
 from mirror.cache.freshness import Age
 from mirror.cache.keep import keep
 from mirror.cache.outcome import HIT, Outcome
-from mirror.cache.parsing import parsed
+from mirror.cache.parsing import named, sent
 from mirror.cache.shared import Shared
 from mirror.errors import (
     ContentBroken,
@@ -26,22 +26,16 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import ManifestMalformed
 from mirror.oci.name import Tag
-from mirror.store.changes import Linked, Named, TagDropped, TagSet
+from mirror.store.changes import Linked, Lost, Stored, TagDropped, TagSet
 from mirror.store.index import Validated
+from mirror.upstream.protocol import ManifestBody
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mirror.cache.completeness import Completeness
-    from mirror.cache.freshness import Freshness
-    from mirror.cache.memory import Memory
+    from mirror.cache.means import Means
+    from mirror.oci.manifest import Manifest
     from mirror.oci.name import Reference, Repository
-    from mirror.store.blobs import BlobStore
-    from mirror.store.index import Index
-    from mirror.store.room import Room
-    from mirror.upstream.protocol import ManifestBody, Upstreams
 
 log = structlog.get_logger(__name__)
 
@@ -64,40 +58,51 @@ class ManifestAnswer:
 class Manifests:
     """Decides what a manifest is now."""
 
-    def __init__(
-        self,
-        *,
-        store: BlobStore,
-        index: Index,
-        room: Room,
-        memory: Memory,
-        upstreams: Upstreams,
-        freshness: Freshness,
-        completeness: Completeness,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        """`clock` gives seconds since the epoch."""
-        self._store = store
-        self._index = index
-        self._room = room
-        self._memory = memory
-        self._upstreams = upstreams
-        self._freshness = freshness
+    def __init__(self, means: Means, completeness: Completeness) -> None:
+        self._means = means
+        self._store = means.store
+        self._index = means.index
+        self._memory = means.memory
+        self._upstreams = means.upstreams
         self._completeness = completeness
-        self._clock = clock
         self._fetches: Shared[ManifestAnswer] = Shared()
         self._revalidations: Shared[Validated] = Shared()
         self._confirmations: Shared[str] = Shared()
         self._negative: TTLCache[tuple[Repository, Reference], UpstreamError] = TTLCache(4096, NEGATIVE_SECONDS)
 
     async def get(self, repository: Repository, reference: Reference) -> ManifestAnswer:
-        """Return a manifest; raise `UpstreamError` or `StoreError`."""
+        """Return a manifest to a client; raise `UpstreamError` or `StoreError`."""
         if isinstance(reference, Digest):
-            return await self._by_digest(repository, reference)
-        known = self._index.tag(repository, reference.name)
+            answer = await self._by_digest(repository, reference)
+        elif (known := self._index.tag(repository, reference.name)) is None:
+            answer = await self._fetch(repository, reference)
+        else:
+            answer = await self._by_tag(repository, reference, known)
+        self._means.uses.touch(repository, answer.digest)
+        return answer
+
+    async def refresh(self, repository: Repository, tag: Tag) -> tuple[Validated | None, Validated]:
+        """Ask upstream what a tag is, however fresh it is; return what it was, where it was known, and what it is.
+
+        Raise `UpstreamError` or `StoreError`. A new manifest is fetched, its blobs are not.
+        """
+        known = self._index.tag(repository, tag.name)
         if known is None:
-            return await self._fetch(repository, reference)
-        return await self._by_tag(repository, reference, known)
+            fetched = await self._fetch(repository, tag)
+            return None, self._index.tag(repository, tag.name) or Validated(fetched.digest, self._means.clock())
+        validated, _ = await self._revalidations.get(
+            (repository, tag), lambda: self._revalidate(repository, tag, known)
+        )
+        return known, validated
+
+    async def restore(self, repository: Repository, digest: Digest) -> None:
+        """Bring back what the disk has lost: from memory where it is there, else from upstream. Raise as `get`."""
+        media_type, body = self._index.standing(repository, digest).media_type, self._memory.get(digest)
+        if media_type is not None and body is not None:
+            got = ManifestBody(digest, media_type, body, public=False)
+            await self._keep(repository, digest, got, await sent(body, media_type, repository))
+        if self._store.size(digest) is None:
+            await self._fetch(repository, digest)
 
     async def close(self) -> None:
         """Stop what is under way."""
@@ -119,7 +124,9 @@ class Manifests:
     async def _admitted(self, repository: Repository, digest: Digest) -> ManifestAnswer | None:
         """Return a manifest that is here and that this repository is known, or confirmed by a HEAD, to hold."""
         standing = self._index.standing(repository, digest)
-        if standing.linked or self._store.size(digest) is None:
+        if standing.linked:
+            return await self._here(repository, digest, HIT, standing.media_type)
+        if self._store.size(digest) is None:
             return await self._here(repository, digest, HIT)
         media_type = standing.media_type if standing.visible else None
         if media_type is None:
@@ -148,7 +155,7 @@ class Manifests:
         body = await self._memory.read(digest)
         if body is None:
             return
-        names = await _named(body, media_type, repository)
+        names = named(await sent(body, media_type, repository))
         try:
             await self._index.apply(Linked(repository, digest, media_type, names=names))
         except StoreError as error:  # a full disk keeps nobody from what is here
@@ -157,7 +164,7 @@ class Manifests:
     # --- by tag --------------------------------------------------------------------------------------------------
 
     async def _by_tag(self, repository: Repository, tag: Tag, known: Validated) -> ManifestAnswer:
-        age = self._freshness.age(repository, tag.name, known.at, self._clock())
+        age = self._means.freshness.age(repository, tag.name, known.at, self._means.clock())
         if age is Age.FRESH or (age is Age.REVALIDATE_BEHIND and len(self._revalidations) < MAX_BEHIND):
             answer = await self._here(repository, known.digest, HIT)
             if answer is not None and await self._servable(repository, answer):
@@ -179,8 +186,11 @@ class Manifests:
             validated, joined = await self._revalidations.get(
                 (repository, tag), lambda: self._revalidate(repository, tag, known), patience=patience
             )
-        except UpstreamNotFound:
-            raise
+        except UpstreamNotFound as error:
+            if not self._means.pinned(repository, known.digest, tag.name):
+                raise
+            kept = fallback or await self._here(repository, known.digest, HIT)
+            return self._stale(kept, error)
         except TimeoutError:
             where = repository.namespace
             slow = UpstreamUnavailable(f"{where} did not answer within {patience:.0f} s", namespace=where)
@@ -201,25 +211,34 @@ class Manifests:
 
     async def _revalidate(self, repository: Repository, tag: Tag, known: Validated) -> Validated:
         """Ask by HEAD, which Docker Hub does not count, and GET only what is new."""
+        async with self._means.turn(repository, f"tag {tag}", PATIENCE) as left:
+            again = self._index.tag(repository, tag.name)
+            if again is not None and again != known:
+                return again  # another process has asked meanwhile
+            return await self._ask(repository, tag, known, left)
+
+    async def _ask(self, repository: Repository, tag: Tag, known: Validated, patience: float) -> Validated:
         try:
-            now = await self._head(repository, tag)
+            now = await self._head(repository, tag, patience)
             if now is None:
                 now = (await self._fetch(repository, tag)).digest
         except UpstreamNotFound:
-            await self._index.apply(TagDropped(repository, tag.name))
+            if not self._means.pinned(repository, known.digest, tag.name):
+                await self._index.apply(TagDropped(repository, tag.name))
             raise
-        if now != known.digest and await self._admitted(repository, now) is None:
+        new = now != known.digest or self._store.size(now) is None
+        if new and await self._admitted(repository, now) is None:
             await self._fetch_new(repository, tag, now)
-        validated = Validated(now, self._clock())
+        validated = Validated(now, self._means.clock())
         try:
             await self._index.apply(TagSet(repository, tag.name, validated.digest, validated.at))
         except StoreError as error:  # a full disk keeps nobody from what upstream has just said
             log.warning("tag not recorded", tag=str(tag), error=str(error))
         return validated
 
-    async def _head(self, repository: Repository, tag: Tag) -> Digest | None:
+    async def _head(self, repository: Repository, tag: Tag, patience: float) -> Digest | None:
         try:
-            return (await self._upstreams.of(repository.namespace).head(repository, tag, patience=PATIENCE)).digest
+            return (await self._upstreams.of(repository.namespace).head(repository, tag, patience=patience)).digest
         except UpstreamBroken:
             return None  # this registry does not do HEAD well: ask the other way
 
@@ -244,6 +263,7 @@ class Manifests:
             body = await self._memory.read(digest)
         except ContentBroken as error:
             log.error("damaged on disk", digest=str(digest), error=str(error))  # noqa: TRY400  # the text says it all
+            await self._lose(digest)
             return None
         if body is None:
             return None
@@ -251,6 +271,13 @@ class Manifests:
         if media_type is None:
             return None
         return ManifestAnswer(body, media_type, digest, outcome)
+
+    async def _lose(self, digest: Digest) -> None:
+        """Record that content is not on disk any more: it was wrong, and is put aside."""
+        try:
+            await self._index.apply(Lost(digest))
+        except StoreError as error:  # it is fetched again all the same; the survey finds the rest
+            log.warning("loss not recorded", digest=str(digest), error=str(error))
 
     def _away(self, repository: Repository) -> bool:
         return self._upstreams.of(repository.namespace).away
@@ -280,39 +307,50 @@ class Manifests:
         return ManifestAnswer(answer.body, answer.media_type, answer.digest, answer.outcome.joined())
 
     async def _fetch_and_keep(self, repository: Repository, reference: Reference) -> ManifestAnswer:
-        upstream = self._upstreams.of(repository.namespace)
-        got = await upstream.manifest(repository, reference, patience=PATIENCE)
-        names = await _named(got.body, got.media_type, repository)
-        stored = await self._keep(repository, reference, got, names)
+        known = None if isinstance(reference, Digest) else self._index.tag(repository, reference.name)
+        async with self._means.turn(repository, f"manifest {reference}", PATIENCE) as left:
+            meanwhile = await self._meanwhile(repository, reference, known)
+            if meanwhile is not None:
+                return meanwhile
+            upstream = self._upstreams.of(repository.namespace)
+            got = await upstream.manifest(repository, reference, patience=left)
+            manifest = await sent(got.body, got.media_type, repository)
+            stored = await self._keep(repository, reference, got, manifest)
         outcome = Outcome(forward="uri-miss", status=200, stored=stored)
         return ManifestAnswer(got.body, got.media_type, got.digest, outcome)
 
-    async def _keep(
-        self, repository: Repository, reference: Reference, got: ManifestBody, names: tuple[Named, ...]
-    ) -> bool:
+    async def _meanwhile(
+        self, repository: Repository, reference: Reference, known: Validated | None
+    ) -> ManifestAnswer | None:
+        """Return what another process has fetched while this one waited for its turn."""
+        outcome = Outcome(forward="uri-miss", status=200, stored=True, collapsed=True)
+        if isinstance(reference, Digest):
+            linked = self._index.standing(repository, reference).linked
+            return await self._here(repository, reference, outcome) if linked else None
+        now = self._index.tag(repository, reference.name)
+        return None if now is None or now == known else await self._here(repository, now.digest, outcome)
+
+    async def _keep(self, repository: Repository, reference: Reference, got: ManifestBody, manifest: Manifest) -> bool:
         """Store it; say whether that went well. A disk that is full does not keep the answer from the client."""
-        linked = Linked(repository, got.digest, got.media_type, public=got.public, names=names)
+        tags = []
+        if isinstance(reference, Tag):
+            tags.append(TagSet(repository, reference.name, got.digest, self._means.clock()))
         try:
-            await keep(self._store, self._room, got.digest, got.body)
+            taken = await keep(self._means.space, self._store, got.digest, got.body)
             self._memory.keep(got.digest, got.body)
-            if isinstance(reference, Tag):
-                await self._index.apply(linked, TagSet(repository, reference.name, got.digest, self._clock()))
-            else:
-                await self._index.apply(linked)
+            await self._index.apply(
+                Stored(
+                    got.digest,
+                    taken,
+                    time.time(),
+                    got.media_type,
+                    names=tuple(descriptor.digest for descriptor in (*manifest.manifests, *manifest.blobs)),
+                    subject=manifest.subject.digest if manifest.subject else None,
+                ),
+                Linked(repository, got.digest, got.media_type, public=got.public, names=named(manifest)),
+                *tags,
+            )
         except StoreError as error:
             log.warning("manifest not stored", digest=str(got.digest), error=str(error))
             return False
         return True
-
-
-async def _named(body: bytes, media_type: str, repository: Repository) -> tuple[Named, ...]:
-    """Return what a manifest names; raise `UpstreamBroken` for one that cannot be right."""
-    try:
-        manifest = await parsed(body, media_type)
-    except ManifestMalformed as error:
-        raise UpstreamBroken(
-            f"{repository.namespace} sent a manifest for {repository.name} that cannot be read: {error}",
-            namespace=repository.namespace,
-        ) from error
-    named = [*manifest.manifests, *manifest.blobs]
-    return tuple(Named(descriptor.digest, descriptor.size) for descriptor in named)

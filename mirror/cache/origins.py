@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from mirror.errors import UpstreamDenied, UpstreamNotFound
-from mirror.store.changes import Linked
+import structlog
+
+from mirror.errors import StoreError, UpstreamDenied, UpstreamNotFound
+from mirror.store.changes import Linked, Stored
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
     from mirror.oci.name import Repository
     from mirror.store.index import Index
     from mirror.upstream.protocol import BlobBody, Upstream, Urgency
+
+log = structlog.get_logger(__name__)
 
 
 class Origin:
@@ -28,6 +34,7 @@ class Origin:
         self.public = False  # it was served without credentials
         self.linked = False
         self.refused: MirrorError | None = None
+        self.asking = asyncio.Lock()  # one client's question to upstream is the answer for all who wait
 
 
 class Origins:
@@ -78,14 +85,22 @@ class Origins:
             yield body
 
     async def link(self) -> None:
-        """Record where upstream has served it, once the content is verified.
+        """Record where upstream has served it, once the content is verified, and before it has its name in the store.
 
+        Whoever finds it there must not have to ask upstream whose it is.
         A link outlives the fill: whoever sends garbage for a digest must not be taken to hold it.
         """
         served = [origin for origin in self._all if origin.served and not origin.linked]
         await self._index.apply(*(Linked(one.repository, self._digest, public=one.public) for one in served))
         for origin in served:
             origin.linked = True
+
+    async def stored(self, taken: int) -> None:
+        """Record that it has its name, and takes `taken` bytes on disk: it may be evicted once nobody has it open."""
+        try:
+            await self._index.apply(Stored(self._digest, taken, time.time()))
+        except StoreError as error:  # a full disk keeps nobody from what is here
+            log.warning("stored, and not recorded until the next survey", digest=str(self._digest), error=str(error))
 
     async def _first(
         self, stack: AsyncExitStack, start: int, stop: int | None, urgency: Urgency, patience: float

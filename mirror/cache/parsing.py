@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
-from mirror.oci.manifest import Manifest
+from mirror.errors import UpstreamBroken
+from mirror.oci.manifest import Manifest, ManifestMalformed
+from mirror.store.changes import Named
+
+if TYPE_CHECKING:
+    from mirror.oci.name import Repository
 
 INLINE = 256 * 1024  # bytes
 
@@ -14,3 +20,19 @@ async def parsed(body: bytes, media_type: str) -> Manifest:
     if len(body) > INLINE:
         return await asyncio.to_thread(Manifest.parse, body, media_type)
     return Manifest.parse(body, media_type)
+
+
+async def sent(body: bytes, media_type: str, repository: Repository) -> Manifest:
+    """Read a manifest that upstream sent for `repository`; raise `UpstreamBroken` for one that cannot be right."""
+    try:
+        return await parsed(body, media_type)
+    except ManifestMalformed as error:
+        raise UpstreamBroken(
+            f"{repository.namespace} sent a manifest for {repository.name} that cannot be read: {error}",
+            namespace=repository.namespace,
+        ) from error
+
+
+def named(manifest: Manifest) -> tuple[Named, ...]:
+    """Return what a manifest names, foreign layers left out, with the sizes that it says."""
+    return tuple(Named(descriptor.digest, descriptor.size) for descriptor in (*manifest.manifests, *manifest.blobs))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mirror.cache.fills import Fills
+    from mirror.cache.space import Space
     from mirror.oci.digest import Digest
     from mirror.oci.manifest import Manifest
     from mirror.oci.name import Repository
@@ -35,6 +36,7 @@ class ReadAhead:
         fills: Fills,
         blobs: BlobStore,
         vouch: Callable[[Repository, Digest], None],
+        space: Space,
         wanted: Mapping[str, bool],
         *,
         otherwise: bool,
@@ -46,6 +48,7 @@ class ReadAhead:
         self._fills = fills
         self._blobs = blobs
         self._vouch = vouch
+        self._space = space
         self._wanted = wanted
         self._otherwise = otherwise
         self._seen: TTLCache[tuple[Repository, Digest], bool] = TTLCache(4096, AGAIN_SECONDS)
@@ -81,6 +84,9 @@ class ReadAhead:
             label = origin.upstream.label
             if self._waiting[label] >= MOST_WAITING:
                 metrics.READ_AHEAD.labels("past the limit").inc()
+                return
+            if size is not None and not self._space.fits(size):
+                metrics.READ_AHEAD.labels("no room").inc()
                 return
             fill = self._fills.start(origin, digest, expected=size, urgent=False)
         except MirrorError as error:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from mirror.cache.shared import Shared
-from mirror.errors import UpstreamBroken, UpstreamUnavailable
+from mirror.errors import StoreError, UpstreamBroken, UpstreamUnavailable
 from mirror.store.changes import Linked
 from mirror.upstream.protocol import Urgency
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mirror.store.blobs import BlobStore
     from mirror.store.index import Index
     from mirror.store.io import DiskThreads
+    from mirror.store.turns import Turns
     from mirror.upstream.protocol import BlobBody, Upstreams
 
 PATIENCE = 20.0  # seconds that a client waits for the word of upstream
@@ -27,10 +28,13 @@ MOST = 256  # questions at once that nobody waits for
 class Vouching:
     """Asks upstream, and links what it vouches for."""
 
-    def __init__(self, *, store: BlobStore, index: Index, threads: DiskThreads, upstreams: Upstreams) -> None:
+    def __init__(
+        self, *, store: BlobStore, index: Index, threads: DiskThreads, turns: Turns, upstreams: Upstreams
+    ) -> None:
         self._store = store
         self._index = index
         self._threads = threads
+        self._turns = turns
         self._upstreams = upstreams
         self._questions: Shared[None] = Shared()
 
@@ -43,7 +47,7 @@ class Vouching:
         try:
             await self._questions.get(
                 (repository, digest),
-                lambda: self._ask(repository, digest, empty=empty) if vouched else self._prove(repository, digest),
+                lambda: self._settle(repository, digest, empty=empty, vouched=vouched),
                 patience=PATIENCE,
             )
         except TimeoutError:
@@ -58,7 +62,9 @@ class Vouching:
             return
         standing = self._index.standing(repository, digest)
         if not standing.visible and standing.vouched:
-            self._questions.start((repository, digest), lambda: self._ask(repository, digest, empty=size == 0))
+            self._questions.start(
+                (repository, digest), lambda: self._settle(repository, digest, empty=size == 0, vouched=True)
+            )
 
     @asynccontextmanager
     async def first_byte(self, repository: Repository, digest: Digest, *, empty: bool) -> AsyncIterator[BlobBody]:
@@ -75,10 +81,20 @@ class Vouching:
         """Stop what is under way."""
         await self._questions.close()
 
+    async def _settle(self, repository: Repository, digest: Digest, *, empty: bool, vouched: bool) -> None:
+        """Ask, as the only process that does: the whole of a large blob may be what has to come."""
+        async with self._turns.take(f"{repository} blob {digest}", PATIENCE) as waited:
+            if waited and self._index.standing(repository, digest).visible:
+                return  # another process has asked meanwhile
+            if vouched:
+                await self._ask(repository, digest, empty=empty)
+            else:
+                await self._prove(repository, digest)
+
     async def _ask(self, repository: Repository, digest: Digest, *, empty: bool) -> None:
         async with self.first_byte(repository, digest, empty=empty) as body:
             public = body.public
-        await self._index.apply(Linked(repository, digest, public=public))
+        await self._link(repository, digest, public=public)
 
     async def _prove(self, repository: Repository, digest: Digest) -> None:
         upstream = self._upstreams.of(repository.namespace)
@@ -91,4 +107,8 @@ class Vouching:
             where = repository.namespace
             text = f"{where} sent content for {digest} that is not what the digest says"
             raise UpstreamBroken(text, namespace=where)
-        await self._index.apply(Linked(repository, digest, public=public))
+        await self._link(repository, digest, public=public)
+
+    async def _link(self, repository: Repository, digest: Digest, *, public: bool) -> None:
+        with suppress(StoreError):  # a full disk keeps nobody from what is here; upstream is asked again next time
+            await self._index.apply(Linked(repository, digest, public=public))
