@@ -22,9 +22,6 @@ import structlog  # noqa: E402
 
 if _without_rich:
     del sys.modules["rich"]
-from aiohttp.http_exceptions import HttpProcessingError  # noqa: E402
-
-from mirror import metrics  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -83,6 +80,8 @@ class _Sink:
                 self.stream.write(line + "\n")
                 self.stream.flush()
         except (OSError, ValueError):  # ValueError: the stream is closed
+            from mirror import metrics  # noqa: PLC0415  # slow to import, and commands need none
+
             metrics.LOG_LINES_LOST.inc()
 
     debug = info = warning = error = critical = msg
@@ -90,6 +89,7 @@ class _Sink:
 
 _sink = _Sink()
 _processors: list[Any] = []  # the loggers remember this very list
+_named: dict[str, Any] = {}  # what every line of this process carries
 
 
 def setup(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:  # noqa: A002  # the key's name
@@ -108,6 +108,7 @@ def setup(level: str = "info", format: str = "auto", stream: TextIO | None = Non
     _sink.stream = stream
     _processors[:] = [
         structlog.contextvars.merge_contextvars,
+        _add_named,
         structlog.processors.add_log_level,
         structlog.processors.format_exc_info,
         scrub,
@@ -127,6 +128,15 @@ def setup(level: str = "info", format: str = "auto", stream: TextIO | None = Non
     root.addHandler(_Bridge())
     set_level(level)
     logging.captureWarnings(capture=True)
+
+
+def name(**named: Any) -> None:
+    """Have every line of this process carry these, from now on: several processes may write one log."""
+    _named.update(named)
+
+
+def _add_named(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {**event, **_named} if _named else event
 
 
 def set_level(level: str) -> None:
@@ -213,5 +223,8 @@ class _Bridge(logging.Handler):
 
 def _is_noise(record: logging.LogRecord) -> bool:
     """Say whether a client only spoke something other than HTTP: TLS to a plain port (Podman does), a port scan."""
-    cause = record.exc_info[1] if record.exc_info else None
-    return record.name == "aiohttp.server" and isinstance(cause, (HttpProcessingError, ConnectionError))
+    if record.name != "aiohttp.server" or not record.exc_info:
+        return False
+    from aiohttp.http_exceptions import HttpProcessingError  # noqa: PLC0415  # slow to import; here it is imported
+
+    return isinstance(record.exc_info[1], (HttpProcessingError, ConnectionError))

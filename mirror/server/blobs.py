@@ -1,4 +1,4 @@
-"""GET and HEAD of blobs (distribution specification, end-2), with ranges, whole or while they come."""
+"""GET and HEAD of blobs (distribution specification, end-2), with ranges: whole, while they come, or passing by."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import HttpVersion11, web
 
-from mirror.cache.source import ENDLESS
-from mirror.errors import MirrorError, RangeInvalid, UpstreamUnavailable
+from mirror.cache.passage import Passage
+from mirror.cache.source import ENDLESS, StoredBlob
+from mirror.errors import ContentBroken, MirrorError, RangeInvalid, StoreError, UpstreamUnavailable
 from mirror.oci.mediatype import OCTET_STREAM
 from mirror.oci.range import content_range, parse_open_range, parse_range
 from mirror.server import conditional
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+MOST_PARTS = 16  # ranges that are asked of upstream one by one; of more, the whole is sooner there, and verified
 HEADERS_WITHIN = 22.0  # seconds; containerd gives up on a header after 30, and asks the next registry
 
+_OK = 200
 Ranges = list[tuple[int, int]]
 
 
@@ -82,7 +85,23 @@ class BlobResponse:
         `began` is when the request came, by the monotonic clock: the client's patience counts from then.
         """
         opening = parse_open_range(self._ranged)
-        found = await self._cache.blobs.get(self._repository, self._digest, first=opening[0] if opening else 0)
+        first = opening[0] if opening else 0
+        found = await self._cache.blobs.get(self._repository, self._digest, first=first)
+        try:
+            return await self._answer(found, extra, began)
+        except StoreError as error:
+            if self.begun is not None:
+                raise
+            # A fill that finds no room, or no disk, when its client waits already.
+            deadline = began + HEADERS_WITHIN
+            found = await self._cache.blobs.stream(
+                self._repository, self._digest, error, first=first, deadline=deadline
+            )
+            return await self._answer(found, extra, began)
+
+    async def _answer(
+        self, found: BlobAnswer, extra: dict[str, str], began: float
+    ) -> tuple[web.StreamResponse, Outcome]:
         headers = _headers(self._digest) | {"Cache-Status": found.outcome.header()} | extra
         if found.source is None:
             return self._from_memory(found, headers), found.outcome
@@ -103,7 +122,7 @@ class BlobResponse:
         self.sent = sum(stop - start for _, start, stop in plan.parts)
         return web.Response(status=plan.status, body=b"".join(pieces) + plan.tail, headers=headers | plan.headers)
 
-    async def _begin(self, source: BlobSource, began: float) -> Ranges | None:
+    async def _begin(self, source: BlobSource | Passage, began: float) -> Ranges | None:
         """Return what to send, once there is some of it. Raise `RangeInvalid`.
 
         What comes first may be wrong, and thrown away, and its size be wrong with it.
@@ -118,11 +137,13 @@ class BlobResponse:
                 if source.size == size:
                     raise
                 continue
+            if isinstance(source, Passage) and ranges is not None and len(ranges) > MOST_PARTS:
+                ranges = None  # §14.2 of RFC 9110: a server may ignore a Range
             await self._first_byte(source, ranges, began)
             if source.size == size:
                 return ranges
 
-    async def _first_byte(self, source: BlobSource, ranges: Ranges | None, began: float) -> None:
+    async def _first_byte(self, source: BlobSource | Passage, ranges: Ranges | None, began: float) -> None:
         """Wait until there is something to send, so that until then trouble is an answer and not a broken transfer.
 
         Small blobs are verified by then. Only a client that has waited too long for its part of a blob of which
@@ -141,7 +162,7 @@ class BlobResponse:
                 ) from None
             log.debug("header sent before the first byte", digest=str(self._digest), start=start)
 
-    async def _send(self, source: BlobSource, plan: _Plan, headers: dict[str, str]) -> web.StreamResponse:
+    async def _send(self, source: BlobSource | Passage, plan: _Plan, headers: dict[str, str]) -> web.StreamResponse:
         response = web.StreamResponse(status=plan.status, headers=headers | plan.headers)
         if plan.length is not None:
             response.content_length = plan.length
@@ -153,15 +174,13 @@ class BlobResponse:
         self.first_byte = time.monotonic()
         sender = Sender(self._request, response, self._threads, self._label)
         try:
-            for head, start, stop in plan.parts:
-                if head:
-                    await response.write(head)
-                await sender.send(source, start, stop)
-            if source.size == 0:
-                await source.ready(0, 0)
-            if plan.tail:
-                await response.write(plan.tail)
-            await response.write_eof()
+            await self._deliver(response, sender, source, plan)
+        except ContentBroken as error:
+            try:
+                if not isinstance(source, Passage):  # and before this client hears of it, and asks again
+                    await self._cache.blobs.damaged(self._digest, source.file, str(error))
+            finally:
+                self._break_off(str(error))
         except MirrorError as error:
             self._break_off(str(error))
         except ConnectionError:
@@ -172,6 +191,21 @@ class BlobResponse:
         finally:
             self.sent = sender.sent
         return response
+
+    async def _deliver(
+        self, response: web.StreamResponse, sender: Sender, source: BlobSource | Passage, plan: _Plan
+    ) -> None:
+        for head, start, stop in plan.parts:
+            if head:
+                await response.write(head)
+            await sender.send(source, start, stop)
+        if source.size == 0:
+            await source.ready(0, 0)
+        if plan.tail:
+            await response.write(plan.tail)
+        await response.write_eof()
+        if plan.status == _OK and isinstance(source, StoredBlob):
+            self._cache.blobs.sent(self._digest)
 
     def _break_off(self, reason: str) -> None:
         """Never end a short body cleanly: clients take up a broken transfer with a Range, and believe a clean end."""

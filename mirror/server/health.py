@@ -12,17 +12,22 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from mirror import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
 _PATHS = frozenset({"/healthz", "/readyz"})
 _METHODS = (hdrs.METH_GET, hdrs.METH_HEAD)
 _HEADERS = {"Cache-Control": "no-store", "Cache-Status": "registry-mirror; detail=local"}
+_TOO_LATE = b"the metrics of all workers did not come in time; ask again\n"
+_TEXT = {**_HEADERS, "Content-Type": "text/plain"}
 
 
 class Health:
     """Alive from the start, ready while it takes requests. Neither depends on any upstream."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[], Awaitable[bytes]] | None = None) -> None:
+        """`tell` returns the metrics as Prometheus reads them; without it they are those of this process."""
+        self._tell = tell
+        self.trouble: str | None = None  # why the mirror is not healthy although this process is
         self._ready = False
         self.draining = False
         self._busy = 0
@@ -71,14 +76,18 @@ class Health:
     async def metrics(self) -> web.Response:
         """Answer with the metrics. Writing thousands of series takes a tenth of a second: a thread does it, one."""
         async with self._writing:
-            body = await asyncio.to_thread(generate_latest)
+            try:
+                body = await (asyncio.to_thread(generate_latest) if self._tell is None else self._tell())
+            except TimeoutError:  # what this process alone has counted would look like counters that fell
+                return web.Response(status=503, body=_TOO_LATE, headers=_TEXT)
         return web.Response(body=body, headers={**_HEADERS, "Content-Type": CONTENT_TYPE_LATEST})
 
     def respond(self, request: web.BaseRequest) -> web.Response | None:
         """Answer for the health; None for every other path."""
         if request.raw_path not in _PATHS or request.method not in _METHODS:
             return None
-        headers = {**_HEADERS, "Content-Type": "text/plain"}
         if request.raw_path == "/readyz" and not self._ready:
-            return web.Response(status=503, body=b"not ready\n", headers=headers)
-        return web.Response(body=b"ok\n", headers=headers)
+            return web.Response(status=503, body=b"not ready\n", headers=_TEXT)
+        if self.trouble is not None:
+            return web.Response(status=503, body=f"{self.trouble}\n".encode(), headers=_TEXT)
+        return web.Response(body=b"ok\n", headers=_TEXT)

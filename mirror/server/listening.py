@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_Key = tuple["Listen", int]  # an address without its scheme, and how often it stood before: port 0 may stand often
+Key = tuple["Listen", int]  # an address without its scheme, and how often it stood before: port 0 may stand often
 
 
 @dataclass(slots=True)
@@ -35,7 +35,8 @@ class Listener:
 
     listen: Listen
     sockets: list[socket.socket]
-    inode: tuple[int, int] | None  # of a Unix socket that this process has made
+    inode: tuple[int, int] | None = None  # of a Unix socket that this process has made
+    common: bool = False  # other processes accept from the same sockets
     encrypts: bool = False
     servers: list[asyncio.Server] = field(default_factory=list)
 
@@ -68,12 +69,11 @@ class Listener:
                     factory = partial(Handshake, http, context)
                 copy = sock.dup()
                 undo.callback(copy.close)
-                server = await loop.create_server(
-                    factory,
-                    sock=copy,
-                    backlog=sockets.BACKLOG,
-                    start_serving=False,
-                )
+                backlog = sockets.BACKLOG
+                if self.common:
+                    copy, backlog = sockets.Common(fileno=copy.detach()), 1
+                    undo.callback(copy.close)
+                server = await loop.create_server(factory, sock=copy, backlog=backlog, start_serving=False)
                 servers.append(server)
             undo.pop_all()
         return servers
@@ -112,7 +112,7 @@ class Listener:
 class Change:
     """What `Listeners.prepare` found out: all that will be listened on, and what of it is new."""
 
-    wanted: dict[_Key, Listener] = field(default_factory=dict)
+    wanted: dict[Key, Listener] = field(default_factory=dict)
     new: list[Listener] = field(default_factory=list)
     servers: list[tuple[Listener, list[asyncio.Server], bool]] = field(default_factory=list)  # and whether they encrypt
 
@@ -125,14 +125,51 @@ class Change:
             listener.stop()
 
 
+class Source(Protocol):
+    """Where the sockets come from that are listened on."""
+
+    def renews(self, place: int, before: Listener) -> bool:
+        """Say whether an address that is listened on, at `place` of `server.listen`, has to get other sockets."""
+        ...
+
+    async def listener(self, place: int, listen: Listen, leaving: list[socket.socket]) -> Listener:
+        """Return a listener at `listen` that nobody accepts from yet. `leaving`: see `sockets.bound`."""
+        ...
+
+    def unnamed(self, listens: Iterable[Listen]) -> list[str]:
+        """Return the names of systemd's sockets that none of `listens` takes."""
+        ...
+
+
+class Own:
+    """See `Source`: this process binds them itself."""
+
+    def __init__(self, passed: Sequence[PassedSocket] = ()) -> None:
+        """`passed` are systemd's sockets."""
+        self._passed = passed
+
+    def renews(self, place: int, before: Listener) -> bool:  # noqa: ARG002  # its place says nothing here
+        """See `Source.renews`: where the path of a Unix socket names another one, or none."""
+        return before.inode is not None and sockets.inode(before.sockets[0]) != before.inode
+
+    async def listener(self, place: int, listen: Listen, leaving: list[socket.socket]) -> Listener:  # noqa: ARG002
+        """See `Source.listener`; raise `ConfigError`."""
+        found = await sockets.bound(listen, self._passed, leaving)
+        return Listener(listen, found, sockets.inode(found[0]) if listen.path is not None else None)
+
+    def unnamed(self, listens: Iterable[Listen]) -> list[str]:
+        """See `Source.unnamed`."""
+        return sockets.unnamed(listens, self._passed)
+
+
 class Listeners:
     """All that is listened on."""
 
-    def __init__(self, http: HttpServer, passed: Sequence[PassedSocket] = ()) -> None:
-        """`http` makes the protocol of each connection; `passed` are systemd's sockets."""
+    def __init__(self, http: HttpServer, source: Source) -> None:
+        """`http` makes the protocol of each connection."""
         self._http = http
-        self._passed = passed
-        self._listeners: dict[_Key, Listener] = {}
+        self._source = source
+        self._listeners: dict[Key, Listener] = {}
 
     @property
     def urls(self) -> list[str]:
@@ -145,15 +182,13 @@ class Listeners:
         `context` is for those that encrypt.
         """
         change = Change()
-        keys = _keys(config.listen)
+        keys = keyed(config.listen)
         leaving = [sock for key, one in self._listeners.items() if key not in keys for sock in one.sockets]
         try:
-            for key, listen in keys.items():
+            for place, (key, listen) in enumerate(keys.items()):
                 here = self._listeners.get(key)
-                if here is None or (here.inode is not None and sockets.inode(here.sockets[0]) != here.inode):
-                    found = await sockets.bound(listen, self._passed, leaving)
-                    inode = sockets.inode(found[0]) if listen.path is not None else None
-                    here = Listener(listen, found, inode)
+                if here is None or self._source.renews(place, here):
+                    here = await self._source.listener(place, listen, leaving)
                     change.new.append(here)
                 change.wanted[key] = here
                 encrypts = config.encrypts(listen)
@@ -187,8 +222,7 @@ class Listeners:
 
     def unnamed(self) -> list[str]:
         """Return the names of systemd's sockets that no listener takes: nobody accepts there."""
-        named = [listener.listen.systemd for listener in self._listeners.values()]
-        return sorted({one.name for one in self._passed if "" not in named and one.name not in named})
+        return self._source.unnamed(listener.listen for listener in self._listeners.values())
 
     def stop(self) -> None:
         """Take no more connections anywhere."""
@@ -201,9 +235,10 @@ def _everything(host: str) -> str:
     return "::" if ":" in host else "0.0.0.0"  # noqa: S104  # a comparison
 
 
-def _keys(listens: Iterable[Listen]) -> dict[_Key, Listen]:
+def keyed(listens: Iterable[Listen]) -> dict[Key, Listen]:
+    """Return addresses under what tells one from another, in their order."""
     seen: Counter[Listen] = Counter()
-    keys: dict[_Key, Listen] = {}
+    keys: dict[Key, Listen] = {}
     for listen in listens:
         plain = replace(listen, scheme=None)
         keys[plain, seen[plain]] = listen

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from mirror import metrics
 from mirror.log import set_level
+from mirror.server.listening import Own
 from mirror.server.reload import Reloader
 from mirror.server.run import Server
 from mirror.server.systemd import Notifier
@@ -37,8 +39,12 @@ class Owner(Protocol):
         """Read the configuration anew; blocks. Raises `ConfigError`."""
         ...
 
-    def announce(self, config: Config, *, room_bytes: int, used_bytes: int, bound: list[str]) -> None:
-        """Hear that the mirror serves: bytes left and taken in the store, and where it is reached."""
+    def announce(self, config: Config, *, capacity_bytes: int, used_bytes: int, bound: list[str]) -> None:
+        """Hear that the mirror serves: bytes that the store may take, and takes, and where it is reached."""
+        ...
+
+    def set_up_log(self, config: Config) -> None:
+        """Log as the configuration says."""
         ...
 
     def applied(self, config: Config, bound: list[str]) -> None:
@@ -52,20 +58,25 @@ def serve(config: Config, owner: Owner, systemd: Systemd) -> int:
     heap.keep()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each client and each fill holds some
+    if config.server.workers > 1:
+        from mirror.server.supervisor import Supervisor  # noqa: PLC0415  # one process needs nothing of it
+
+        return Supervisor(config, owner, systemd).run()
     return asyncio.run(_serve(config, owner, systemd))
 
 
 async def _serve(config: Config, owner: Owner, systemd: Systemd) -> int:
+    metrics.WORKERS.set(1)
     signals = Signals(config.log.level)
     notifier = Notifier(systemd)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(notifier.close)
         stack.push_async_callback(_end, asyncio.create_task(notifier.watch(), name="watchdog"))
-        server = await Server.start(
-            config, stack, passed=systemd.sockets, opened=lambda server: notifier.ready(_serving(server))
-        )
-        room = server.store.room
-        owner.announce(config, room_bytes=room.left(), used_bytes=room.used, bound=server.bound)
+        server = await Server.listening(config, stack, source=Own(systemd.sockets))
+        notifier.ready(_serving(server))
+        if await server.open(signals.stop):
+            room = server.store.room
+            owner.announce(config, capacity_bytes=room.cap, used_bytes=room.used, bound=server.bound)
 
         def applied(config: Config) -> None:
             owner.applied(config, server.bound)

@@ -43,33 +43,40 @@ class Reloader:
         before = self._server.config
         try:
             config = await asyncio.to_thread(self._read)
-            _refuse_what_needs_a_restart(before, config)
+            refuse_what_needs_a_restart(before, config)
             await self._server.reconfigure(config)
-        except (MirrorError, OSError) as error:
-            for problem in error.problems if isinstance(error, ConfigError) else [str(error)]:
-                log.error("the new configuration cannot be used", problem=problem)  # noqa: TRY400  # the text says it all
-            return self._refused(before)
-        except Exception:
-            log.exception("the mirror failed over the new configuration")
-            return self._refused(before)
-        metrics.RELOADS.labels("done").inc()
-        try:
-            self._applied(config)
-            changed = difference(before, config)
-        except Exception:  # it is in force all the same, and whoever reloads must live to do so again
-            log.exception("the configuration is reloaded, and the mirror failed over telling so")
-            return "configuration reloaded, see the log"
-        log.info("the configuration is reloaded, and in force", file=config.source, changed=changed)
-        return f"configuration reloaded, {len(changed)} keys changed"
-
-    @staticmethod
-    def _refused(before: Config) -> str:
-        log.error("nothing was changed: the configuration before stays in force", file=before.source)
-        metrics.RELOADS.labels("refused").inc()
-        return "a new configuration was refused, see the log"
+        except Exception as error:  # noqa: BLE001  # whatever it is, the mirror goes on as before
+            return refused(before, error)
+        return done(before, config, self._applied)
 
 
-def _refuse_what_needs_a_restart(old: Config, new: Config) -> None:
+def done(before: Config, config: Config, applied: Callable[[Config], None]) -> str:
+    """Tell everybody which configuration is in force now, `applied` first; return it in one line."""
+    metrics.RELOADS.labels("done").inc()
+    try:
+        applied(config)
+        changed = difference(before, config)
+    except Exception:  # it is in force all the same, and whoever reloads must live to do so again
+        log.exception("the configuration is reloaded, and the mirror failed over telling so")
+        return "configuration reloaded, see the log"
+    log.info("the configuration is reloaded, and in force", file=config.source, changed=changed)
+    return f"configuration reloaded, {len(changed)} keys changed"
+
+
+def refused(before: Config, error: Exception) -> str:
+    """Tell why the configuration `before` stays in force; return it in one line."""
+    if isinstance(error, (MirrorError, OSError)):
+        for problem in error.problems if isinstance(error, ConfigError) else [str(error)]:
+            log.error("the new configuration cannot be used", problem=problem)
+    else:
+        log.error("the mirror failed over the new configuration", exc_info=error)
+    log.error("nothing was changed: the configuration before stays in force", file=before.source)
+    metrics.RELOADS.labels("refused").inc()
+    return "a new configuration was refused, see the log"
+
+
+def refuse_what_needs_a_restart(old: Config, new: Config) -> None:
+    """Raise `ConfigError` where `new` differs in what a running mirror cannot exchange."""
     problems = [
         f"{key}: {before} is in use, and another one needs a restart; restart the mirror, or take the change back"
         for key, before, after in (

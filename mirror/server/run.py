@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import time
 from dataclasses import fields
@@ -19,19 +20,19 @@ from mirror.server.certificate import Certificates, load
 from mirror.server.connections import Connections, HttpServer
 from mirror.server.front import Front
 from mirror.server.health import Health
-from mirror.server.listening import Listeners
+from mirror.server.listening import Listeners, Own
 from mirror.server.loop_lag import LoopLag
 from mirror.server.policy import Policy
 from mirror.store.store import Store
 from mirror.upstream.registries import Registries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine
     from typing import Any
 
     from mirror.config import Config
     from mirror.server.connections import Connection
-    from mirror.server.systemd import PassedSocket
+    from mirror.server.listening import Source
     from mirror.upstream.protocol import Upstreams
 
 log = structlog.get_logger(__name__)
@@ -76,22 +77,37 @@ class Server:
         *,
         upstreams: Upstreams | None = None,
         clock: Callable[[], float] = time.time,
-        passed: Sequence[PassedSocket] = (),
-        opened: Callable[[Server], None] | None = None,
     ) -> Server:
-        """Open the store and listen; what was opened is closed with `stack`.
+        """Do as `listening` does, and see what the store holds."""
+        server = await cls.listening(config, stack, upstreams=upstreams, clock=clock)
+        await server.open()
+        return server
+
+    @classmethod
+    async def listening(
+        cls,
+        config: Config,
+        stack: contextlib.AsyncExitStack,
+        *,
+        upstreams: Upstreams | None = None,
+        clock: Callable[[], float] = time.time,
+        source: Source | None = None,
+        health: Health | None = None,
+        instance: str | None = None,
+    ) -> Server:
+        """Open the store and take requests; what was opened is closed with `stack`. `open` comes next.
 
         `upstreams` stands in for the real ones, `clock` (seconds since the epoch) for the time by which tags grow old.
-        `passed` are sockets of systemd. `opened` is called when requests are taken, which is before what a large store
-        holds has been counted.
+        `source` is where sockets come from, `health` what is told of the mirror, `instance` what names it in `Via`:
+        several processes that are one mirror get them.
         """
-        instance = secrets.token_hex(8)
+        instance = instance or secrets.token_hex(8)
         make_upstreams = partial(Registries, instance=instance, request_id=_request_id)
         store = Store.open(config.storage)
         stack.callback(store.close)
         cache = Cache(config, store, upstreams or make_upstreams(config), clock=clock)
         stack.push_async_callback(cache.close)
-        health = Health()
+        health = health or Health()
         policy = Policy.of(config)
         connections = Connections(policy)
         access = access_record(config.log.access_file)
@@ -105,7 +121,7 @@ class Server:
             max_field_size=_LINE,
             keepalive_timeout=75,
         )
-        listeners = Listeners(http, passed)
+        listeners = Listeners(http, source or Own())
         server = cls(
             config,
             store=store,
@@ -122,11 +138,26 @@ class Server:
         stack.push_async_callback(_end, watching)
         health.open()
         metrics.RELOADED_AT.set_to_current_time()
-        if opened is not None:
-            opened(server)
-        await store.count()
-        cache.fills.counted.set()
         return server
+
+    async def open(self, stop: asyncio.Event | None = None) -> bool:
+        """Begin to fill and to keep house; where it is not known what is on disk, it is looked through before.
+
+        That takes minutes in a large store: `stop` ends it. Say whether it came to its end.
+        """
+        mirror = os.getppid() if self.config.server.workers > 1 else os.getpid()
+        opening = asyncio.create_task(self.cache.open(mirror), name="opening")
+        stopping = asyncio.create_task(_wait(stop or asyncio.Event()))
+        try:
+            await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not opening.done():
+                return False
+            await opening
+            return True
+        finally:
+            await _end(stopping)
+            if not opening.done():
+                await _end(opening)
 
     @property
     def bound(self) -> list[str]:
@@ -138,10 +169,11 @@ class Server:
         """How many requests are being answered."""
         return self._health.under_way
 
-    async def reconfigure(self, config: Config) -> None:
+    async def reconfigure(self, config: Config, agreed: Callable[[], Awaitable[None]] | None = None) -> None:
         """Go by `config` from now on: all of it, or, where this raises `ConfigError` or `OSError`, nothing of it.
 
         What can fail comes first and changes nothing. Requests and fills that are under way go on as they began.
+        `agreed` is awaited when only what cannot fail is left to be done; where it raises, nothing has changed.
         """
         async with self._changing, contextlib.AsyncExitStack() as undo:
             pair = await asyncio.to_thread(load, config.server.tls) if config.server.tls else None
@@ -155,6 +187,9 @@ class Server:
                 undo.callback(access.end)
             policy = Policy.of(config)
             change = await self._listeners.prepare(config.server, self._certificates.context(pair) if pair else None)
+            undo.callback(change.undo)
+            if agreed is not None:
+                await agreed()
             undo.pop_all()
             self.config = config
             self._certificates.use(pair)

@@ -8,7 +8,7 @@ import errno
 import socket
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mirror.errors import ConfigError
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mirror.config import Listen
     from mirror.server.systemd import PassedSocket
 
+_Found = tuple[Any, ...]  # what `getaddrinfo` says of one address
+
 BACKLOG = 1024
 _UNIX_MODE = 0o666  # who may come in is for the socket's directory to say: mode bits on it, or a group of its own
 # What an address of a name that has several may lack: the machine has IPv6 switched off, as many containers do.
@@ -25,21 +27,67 @@ _MISSING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 async def bound(listen: Listen, passed: Sequence[PassedSocket], beside: Iterable[socket.socket]) -> list[socket.socket]:
-    """Return sockets that listen, and that nobody accepts from yet; at least one. Raise `ConfigError`.
+    """Do as `bound_at_once` does, and keep the loop free while a name is looked up."""
+    found: Sequence[_Found] = ()
+    with _telling(listen):
+        if listen.path is None and listen.systemd is None:
+            loop = asyncio.get_running_loop()
+            found = await loop.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return _bound(listen, found, passed, beside)
+
+
+def bound_at_once(
+    listen: Listen, passed: Sequence[PassedSocket], beside: Iterable[socket.socket]
+) -> list[socket.socket]:
+    """Return sockets that listen, and that nobody accepts from yet; at least one. Blocks. Raise `ConfigError`.
 
     `passed` are systemd's; of each a copy is returned. `beside` are sockets of this process that are to be given up:
     0.0.0.0:5000 may be bound while 127.0.0.1:5000 is still served.
     """
-    if listen.systemd is not None:
-        return _from_systemd(listen, passed)
+    found: Sequence[_Found] = ()
+    with _telling(listen):
+        if listen.path is None and listen.systemd is None:
+            found = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return _bound(listen, found, passed, beside)
+
+
+def twins(sock: socket.socket, number: int) -> list[socket.socket]:
+    """Return `number` further sockets that listen at the TCP address of `sock`; the kernel spreads connections evenly.
+
+    Raise `OSError`. `sock` was bound alone, which has shown that no other program listens there; from now on it shares.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    found: list[socket.socket] = []
     try:
-        if listen.path is not None:
-            return [_unix(listen.path)]
-        return await _tcp(listen, list(beside))
-    except UnicodeError as error:  # what `getaddrinfo` says of a name that DNS cannot have
-        raise ConfigError([f"server.listen: {listen} cannot be used: its name is none"]) from error
-    except OSError as error:
-        raise ConfigError([f"server.listen: {listen} cannot be used: {_reason(error)}"]) from error
+        for _ in range(number):
+            twin = socket.socket(sock.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, sock.proto)
+            found.append(twin)
+            _set_up(twin)
+            twin.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            twin.bind(sock.getsockname())
+            twin.listen(BACKLOG)
+    except OSError:
+        _close(found)
+        raise
+    return found
+
+
+class Common(socket.socket):
+    """A socket that several processes accept from.
+
+    asyncio takes as many connections at one wakeup as it was told for the queue, which would leave nothing to the
+    others; so it is told 1, and the queue stays as long as it was.
+    """
+
+    def listen(self, _backlog: int = BACKLOG) -> None:
+        """Listen, with the queue that all listeners have."""
+        super().listen(BACKLOG)
+
+
+def unnamed(listens: Iterable[Listen], passed: Sequence[PassedSocket]) -> list[str]:
+    """Return the names of systemd's sockets that nothing listens on: nobody accepts there."""
+    named = [listen.systemd for listen in listens]
+    return sorted({one.name for one in passed if "" not in named and one.name not in named})
 
 
 def inode(sock: socket.socket) -> tuple[int, int] | None:
@@ -53,9 +101,28 @@ def inode(sock: socket.socket) -> tuple[int, int] | None:
     return there.st_dev, there.st_ino
 
 
-async def _tcp(listen: Listen, beside: list[socket.socket]) -> list[socket.socket]:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+@contextlib.contextmanager
+def _telling(listen: Listen) -> Iterator[None]:
+    """Tell what cannot be used, and why, as `ConfigError`."""
+    try:
+        yield
+    except UnicodeError as error:  # what `getaddrinfo` says of a name that DNS cannot have
+        raise ConfigError([f"server.listen: {listen} cannot be used: its name is none"]) from error
+    except OSError as error:
+        raise ConfigError([f"server.listen: {listen} cannot be used: {_reason(error)}"]) from error
+
+
+def _bound(
+    listen: Listen, found: Sequence[_Found], passed: Sequence[PassedSocket], beside: Iterable[socket.socket]
+) -> list[socket.socket]:
+    if listen.systemd is not None:
+        return _from_systemd(listen, passed)
+    if listen.path is not None:
+        return [_unix(listen.path)]
+    return _tcp(listen, found, list(beside))
+
+
+def _tcp(listen: Listen, found: Sequence[_Found], beside: list[socket.socket]) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     port = listen.port
     missing: OSError | None = None
@@ -77,9 +144,7 @@ async def _tcp(listen: Listen, beside: list[socket.socket]) -> list[socket.socke
 def _bind(family: int, protocol: int, address: tuple[str | int, ...], beside: list[socket.socket]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, protocol)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # [::] takes no IPv4 from 0.0.0.0
+        _set_up(sock)
         rivals = [other for other in beside if other.family == family and other.getsockname()[1] == address[1]]
         with _sharing_ports(sock, *rivals):
             sock.bind(address)
@@ -90,19 +155,26 @@ def _bind(family: int, protocol: int, address: tuple[str | int, ...], beside: li
     return sock
 
 
+def _set_up(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # [::] takes no IPv4 from 0.0.0.0
+
+
 @contextlib.contextmanager
 def _sharing_ports(*sockets: socket.socket) -> Iterator[None]:
     """Let these sockets overlap while one of them is bound, socket(7). Both sides have to say so, and others do not."""
     if len(sockets) == 1:
         yield
         return
+    before = [sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in sockets]
     for sock in sockets:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         yield
     finally:
-        for sock in sockets:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+        for sock, shares in zip(sockets, before, strict=True):  # those of several workers share for ever
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shares)
 
 
 def _unix(path: str) -> socket.socket:

@@ -90,11 +90,20 @@ class Notifier:
         """The end begins, and may take `within` seconds."""
         self._send("STOPPING=1", f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={int(within * 1e6)}")
 
+    @property
+    def every(self) -> float | None:
+        """Seconds between two signs of life that the watchdog wants; None: it wants none."""
+        return self._every if self.heard else None
+
+    def beat(self) -> None:
+        """Give one sign of life."""
+        self._send("WATCHDOG=1")
+
     async def watch(self) -> None:
         """Give a sign of life as often as the watchdog wants one: from the loop, so that a stuck one is seen."""
-        while self._every is not None and self.heard:
-            self._send("WATCHDOG=1")
-            await asyncio.sleep(self._every)
+        while self.every is not None:
+            self.beat()
+            await asyncio.sleep(self.every)
 
     def close(self) -> None:
         """Tell no more."""
