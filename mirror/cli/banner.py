@@ -20,31 +20,33 @@ if TYPE_CHECKING:
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # a comparison
 
 
-def announce(config: Config, *, room_bytes: int, used_bytes: int, bound: list[str], as_json: bool = False) -> None:
+def announce(config: Config, *, capacity_bytes: int, used_bytes: int, bound: list[str], as_json: bool = False) -> None:
     """Tell that the mirror is ready: the banner on a terminal, log lines elsewhere.
 
     `bound` has the URLs that it answers at (`http://127.0.0.1:5000`), or `unix:/path`, with the port that was taken
-    where port 0 was asked for. `used_bytes` is what the cache holds, `room_bytes` what it may still take.
+    where port 0 was asked for. `used_bytes` is what the cache takes, `capacity_bytes` the most that it may.
     """
     import structlog  # noqa: PLC0415  # `mirror check` needs the warnings of this module, and no log
 
     log = structlog.get_logger()
     if not as_json and config.log.format != "json" and sys.stderr.isatty():
-        sys.stderr.write(banner(config, room_bytes=room_bytes, used_bytes=used_bytes, bound=bound) + "\n")
+        sys.stderr.write(banner(config, capacity_bytes=capacity_bytes, used_bytes=used_bytes, bound=bound) + "\n")
     else:
         for address in bound:
             log.info("listening", address=address)
         log.info("configured", source=origin(config))
         log.info("mirroring", upstreams=_mirrored(config), default_upstream=config.default_upstream)
-        log.info("storing", path=str(config.storage.path.absolute()), used_bytes=used_bytes, room_bytes=room_bytes)
+        log.info(
+            "storing", path=str(config.storage.path.absolute()), used_bytes=used_bytes, capacity_bytes=capacity_bytes
+        )
         line = daemon_json(config, bound)
         if line is not None:
             log.info("for daemon.json", line=line)
     for caution in warnings(config, bound):
         log.warning(caution)
-    if room_bytes <= 0:
+    if capacity_bytes <= 0:  # a full cache makes room; this one has less of the disk than has to stay free
         log.warning(
-            "NOTHING NEW CAN BE STORED: raise storage.max_size, lower storage.min_free, or free the disk",
+            "NOTHING NEW CAN BE KEPT, only streamed: free the disk, or lower storage.min_free",
             path=str(config.storage.path.absolute()),
         )
 
@@ -56,12 +58,12 @@ def origin(config: Config) -> str:
     return str(Path(config.source).absolute())
 
 
-def banner(config: Config, *, room_bytes: int, used_bytes: int, bound: list[str]) -> str:
+def banner(config: Config, *, capacity_bytes: int, used_bytes: int, bound: list[str]) -> str:
     """Return the lines that a person sees at start; see `announce` for the arguments."""
     mirrored = ", ".join(_mirrored(config))
     if config.server.offline:
         mirrored += "  (offline: only what is cached)"
-    room = f"({show_bytes(used_bytes)} used, room for {show_bytes(room_bytes)})"
+    room = f"({show_bytes(used_bytes)} of {show_bytes(capacity_bytes)})"
     lines = [
         f"mirror {__version__}",
         f"  configured   {origin(config)}",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from mirror import __version__
-from mirror.cli import check, client_config, doctor, ratelimit, serve
+from mirror.cli import check, client_config, doctor, du, ls, pin, purge, ratelimit, refresh, serve, verify, why
 from mirror.errors import ConfigError, MirrorError
 
 if TYPE_CHECKING:
@@ -31,6 +31,14 @@ app.command("check")(check.check)
 app.command("client-config")(client_config.client_config)
 app.command("doctor")(doctor.doctor)
 app.command("ratelimit")(ratelimit.ratelimit)
+app.command("ls")(ls.ls)
+app.command("du")(du.du)
+app.command("pin")(pin.pin)
+app.command("unpin")(pin.unpin)
+app.command("purge")(purge.purge)
+app.command("refresh")(refresh.refresh)
+app.command("verify")(verify.verify)
+app.command("why")(why.why)
 
 
 def _print_version(wanted: bool) -> None:

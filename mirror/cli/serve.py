@@ -47,10 +47,12 @@ class _Owner:
     def read(self) -> Config:
         return configuration.load(self._path, os.environ)
 
-    def announce(self, config: Config, *, room_bytes: int, used_bytes: int, bound: list[str]) -> None:
+    def announce(self, config: Config, *, capacity_bytes: int, used_bytes: int, bound: list[str]) -> None:
         from mirror.cli import banner  # noqa: PLC0415  # see above
 
-        banner.announce(config, room_bytes=room_bytes, used_bytes=used_bytes, bound=bound, as_json=self._as_json)
+        banner.announce(
+            config, capacity_bytes=capacity_bytes, used_bytes=used_bytes, bound=bound, as_json=self._as_json
+        )
 
     def applied(self, config: Config, bound: list[str]) -> None:
         import structlog  # noqa: PLC0415  # see above

@@ -27,7 +27,11 @@ _BLOCK = 512  # bytes that st_blocks counts in (stat(2))
 _LITTLE = 1024**3  # bytes of room; an image is often as large
 _FEW = 4096  # inodes; a blob takes one, and an unfinished one three
 _WALK = 5.0  # seconds that counting the store may take
-_FILES = ("VERSION", "index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "journal.v1", "blobs.v1", "fills.v1")
+_FILES = (
+    "VERSION",
+    *("index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "journal.v1", "room.v2", "recent.v2", "turns.v2"),
+    *("blobs.v1", "fills.v1", "aside.v1"),
+)
 
 
 def examine(case: Case) -> list[Finding]:
@@ -94,6 +98,8 @@ def _version(about: About, path: Path) -> list[Finding]:
     text = file.read_text(encoding="ascii", errors="replace").strip()[:20]
     if text == str(VERSION):
         return []
+    if text.isdigit() and 0 < int(text) < VERSION:
+        return [about.ok(f"has layout {text}, and is brought up to layout {VERSION} when the mirror starts")]
     return [
         about.failure(
             f"{file} says layout {text!r}, and this program knows layout {VERSION}",
@@ -138,21 +144,22 @@ def _room(about: About, storage: StorageConfig, ground: Path) -> list[Finding]:
         f"store has {at_least}{show_bytes(used)} of {show_bytes(cap)} (storage.max_size)"
     )
     findings = []
-    if room <= 0:
-        full = "the disk is too full" if free - kept <= cap - used else "the store is as large as it may be"
+    if free - kept <= 0 and used < _LITTLE:  # there is next to nothing that could go to make room
         findings.append(
             about.failure(
-                f"nothing new can be stored, {full}: {held}",
-                "free the disk, lower storage.min_free, or raise storage.max_size",
+                f"nothing new can be stored, the disk is too full: {held}",
+                "free the disk, or lower storage.min_free; until then what is fetched is streamed and not kept",
+            )
+        )
+    elif min(cap, used + free - kept) < _LITTLE:
+        findings.append(
+            about.warning(
+                f"room for {show_bytes(max(0, min(cap, used + free - kept)))} of images only: {held}",
+                "free the disk, lower storage.min_free, or raise storage.max_size: an image is often as large",
             )
         )
     elif room < _LITTLE:
-        findings.append(
-            about.warning(
-                f"room for {show_bytes(room)} only: {held}",
-                "free the disk, lower storage.min_free, or raise storage.max_size",
-            )
-        )
+        findings.append(about.ok(f"full, so that what was not asked for the longest makes room: {held}"))
     else:
         findings.append(about.ok(f"room for {show_bytes(room)}: {held}"))
     return findings + _inodes(about, disk)
@@ -181,7 +188,7 @@ def _used(top: Path) -> tuple[int, bool]:
 
 
 def _entries(top: Path) -> Iterator[os.DirEntry[str]]:
-    for directory in (top / "blobs.v1", top / "fills.v1", top):
+    for directory in (top / "blobs.v1", top / "fills.v1", top / "aside.v1", top):
         pending = [str(directory)]
         while pending:
             try:

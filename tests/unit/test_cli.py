@@ -48,7 +48,15 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_check_prints_the_effective_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("check") == 0
     out, err = capsys.readouterr()
-    assert yaml.safe_load(out)["storage"] == {"path": "data", "max_size": "50GiB", "min_free": "5%"}
+    assert yaml.safe_load(out)["storage"] == {
+        "path": "data",
+        "max_size": "50GiB",
+        "min_free": "5%",
+        "high_water": "95%",
+        "low_water": "90%",
+        "scrub_rate": "8MiB/s",
+        "scrub_every": "30d",
+    }
     assert err == ""
 
 
@@ -232,7 +240,7 @@ def test_a_password_that_travels_in_the_clear_is_warned_of() -> None:
 def test_the_banner_says_where_what_and_how() -> None:
     text = banner.banner(
         configured("upstreams: {'*': true}"),
-        room_bytes=3 * 2**30,
+        capacity_bytes=3 * 2**30,
         used_bytes=1536,
         bound=["http://127.0.0.1:5000", "unix:/run/m.sock"],
     )
@@ -240,7 +248,7 @@ def test_the_banner_says_where_what_and_how() -> None:
     assert "docker.io, quay.io" in text
     assert "any other public registry" in text
     assert str(Path("data").absolute()) in text
-    assert "1.5 KiB used, room for 3.0 GiB" in text
+    assert "1.5 KiB of 3.0 GiB" in text
     assert '{"registry-mirrors": ["http://127.0.0.1:5000"]}' in text
 
 
@@ -271,7 +279,7 @@ def test_the_line_for_docker_is_one_that_works(text: str, bound: list[str], url:
     ],
 )
 def test_a_line_for_docker_that_is_right_here_alone_says_so(text: str, bound: list[str], hint: bool) -> None:
-    shown = banner.banner(configured(text), room_bytes=1, used_bytes=2, bound=bound)
+    shown = banner.banner(configured(text), capacity_bytes=1, used_bytes=2, bound=bound)
     assert ("on others: mirror client-config docker" in shown) is hint
 
 
@@ -279,7 +287,7 @@ def test_the_start_is_told_in_log_lines_where_there_is_no_terminal() -> None:
     config = configured("server: {listen: '0.0.0.0:0'}\nupstreams: {docker.io: {username: me, password: x}}")
     config = replace(config, log=replace(config.log, format="json"))
     with structlog.testing.capture_logs() as events:
-        banner.announce(config, room_bytes=1, used_bytes=2, bound=["http://0.0.0.0:41"])
+        banner.announce(config, capacity_bytes=1, used_bytes=2, bound=["http://0.0.0.0:41"])
     assert events[0] == {"event": "listening", "address": "http://0.0.0.0:41", "log_level": "info"}
     assert [event["event"] for event in events[1:5]] == ["configured", "mirroring", "storing", "for daemon.json"]
     assert events[5]["log_level"] == "warning"
@@ -289,7 +297,7 @@ def test_the_start_is_a_banner_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    banner.announce(configured(), room_bytes=1, used_bytes=2, bound=["http://127.0.0.1:41"])
+    banner.announce(configured(), capacity_bytes=1, used_bytes=2, bound=["http://127.0.0.1:41"])
     assert "listens on   http://127.0.0.1:41" in capsys.readouterr().err
 
 
