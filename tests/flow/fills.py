@@ -87,6 +87,12 @@ def on_disk(store: Path) -> int:
     ) + sum(path.stat().st_blocks * 512 for path in (store / "blobs.v1").rglob("*") if path.is_file())
 
 
+def booked(mirror: Mirror) -> tuple[int, int, int]:
+    """Return what the account book says: bytes of content, bytes that processes hold, and of those not yet written."""
+    balance = mirror.server.store.room.balance()
+    return balance.content, balance.held, balance.outstanding
+
+
 def unfinished(store: Path) -> list[str]:
     """Return the names of what unfinished fills have left."""
     return sorted(path.name for path in (store / "fills.v1").iterdir())

@@ -88,26 +88,30 @@ async def test_what_a_client_waits_for_overtakes_it(start: StartMirror, upstream
 async def test_past_so_many_fills_more_are_refused_rather_than_queued(
     start: StartMirror, upstream: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fills, "MAX_FILLS", 3)
+    monkeypatch.setattr(fills, "MAX_FILLS", 4)
     image = upstream.add_image(REPO, "v1", layers=[f"layer {number}".encode() for number in range(5)])
     gate = asyncio.Event()
     upstream.fault(kind="blob", then=Await(gate))
     mirror = await start(_ahead(upstream))
     assert (await mirror.get(f"/v2/{REPO}/manifests/v1")).status == 200
-    await upstream.seen(3, kind="blob")
+    await upstream.seen(2, kind="blob")
     blobs = upstream.blobs_of(REPO, image)
     own = mirror.server.cache.fills
-    [first, *_], [past, *_] = ([b for b in blobs if (own.running(b) is not None) == runs] for runs in (True, False))
-    with pytest.raises(Overloaded, match="3 fills are under way"):
+    ahead, others = ([b for b in blobs if (own.running(b) is not None) == runs] for runs in (True, False))
+    assert len(ahead) == 2, "the rest is for clients"
+    clients = [asyncio.create_task(mirror.get(path_of(blob))) for blob in others[:2]]
+    await upstream.seen(4, kind="blob")
+    past = others[2]
+    with pytest.raises(Overloaded, match="4 fills are under way"):
         own.start(own.origin(Repository("docker.io", REPO)), past, expected=None)
     reply = await mirror.get(path_of(past))
     assert (reply.status, reply.code) == (404, "BLOB_UNKNOWN")
-    assert "3 fills are under way" in reply.message
-    joined = asyncio.create_task(mirror.get(path_of(first)))  # that is no further one
+    assert "4 fills are under way" in reply.message
+    clients.append(asyncio.create_task(mirror.get(path_of(ahead[0]))))  # that is no further one
     gate.set()
-    assert (await joined).status == 200
+    assert [reply.status for reply in await asyncio.gather(*clients)] == [200] * 3
     await mirror.settled()
-    assert upstream.count(kind="blob") == 3
+    assert upstream.count(kind="blob") == 4
     assert (await mirror.get(path_of(past))).status == 200
 
 

@@ -1,7 +1,8 @@
-"""A disk that is full, a cap that is reached: the fill is refused, what is cached is not harmed (promise 7)."""
+"""A disk that is full, a cap that is reached: the fill ends, the account is right, what is cached stays (promise 7)."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from typing import TYPE_CHECKING
@@ -9,30 +10,27 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirror.store.part import PartFile
-from tests.fakes.faults import NoLength, NoRange
-from tests.flow.fills import MIB, REPO, on_disk, path_of, unfinished
+from mirror.store.room import Room
+from tests.fakes.faults import Cut, Gate, NoLength, NoRange
+from tests.flow.fills import MIB, REPO, booked, fill_of, on_disk, path_of, unfinished, until
 
 if TYPE_CHECKING:
     from tests.fakes.registry import FakeRegistry
     from tests.flow.conftest import StartMirror
 
 
-@pytest.mark.parametrize(("fallback", "status"), [(True, 404), (False, 503)])
-async def test_what_is_over_the_cap_is_refused_before_its_first_byte(
-    fallback: bool, status: int, start: StartMirror, upstream: FakeRegistry
-) -> None:
+async def test_what_is_over_the_cap_leaves_no_trace(start: StartMirror, upstream: FakeRegistry) -> None:
     small, large = upstream.add_pattern_blob(REPO, 2 * MIB), upstream.add_pattern_blob(REPO, 20 * MIB, 1)
-    mirror = await start(upstream, storage={"max_size": "10MiB"}, server={"fallback": fallback})
+    mirror = await start(upstream, storage={"max_size": "10MiB"})
+    root = mirror.server.store.layout.root
     assert (await mirror.get(path_of(small))).status == 200
     await mirror.settled()
-    before = on_disk(mirror.server.store.layout.root)
-    refused = await mirror.get(path_of(large))
-    assert refused.status == status
-    assert "storage.max_size" in refused.message
+    before = booked(mirror)
+    assert "not-kept" in (await mirror.get(path_of(large))).cache
     await mirror.settled()
-    assert on_disk(mirror.server.store.layout.root) == before
-    assert unfinished(mirror.server.store.layout.root) == []
-    assert (await mirror.get(path_of(small))).status == 200
+    assert booked(mirror) == before == (on_disk(root), 0, 0)
+    assert unfinished(root) == []
+    assert (await mirror.get(path_of(small))).cache.endswith("hit")
     other = upstream.add_pattern_blob(REPO, 3 * MIB, 2)
     assert (await mirror.get(path_of(other))).status == 200, "the room was given back"
 
@@ -41,12 +39,57 @@ async def test_what_grows_over_the_cap_is_broken_off(start: StartMirror, upstrea
     large = upstream.add_pattern_blob(REPO, 20 * MIB, 1)
     upstream.fault(kind="blob", then=(NoLength(), NoRange()))
     mirror = await start(upstream, storage={"max_size": "10MiB"})
-    used = mirror.server.store.room._content
     with pytest.raises(Exception, match=r"payload|disconnect|reset"):
         await mirror.get(path_of(large))
     await mirror.settled()
-    assert mirror.server.store.room._content == used
+    assert booked(mirror) == (0, 0, 0)
     assert unfinished(mirror.server.store.layout.root) == []
+
+
+async def test_what_comes_without_a_size_takes_room_in_steps_and_gives_back_the_rest(
+    start: StartMirror, upstream: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = upstream.add_pattern_blob(REPO, 5 * MIB + 17, 1)
+    upstream.fault(kind="blob", then=(NoLength(), NoRange()))
+    mirror = await start(upstream)
+    taken: list[int] = []
+    reserve = Room.reserve
+
+    def count(room: Room, size: int) -> None:
+        taken.append(size)
+        reserve(room, size)
+
+    monkeypatch.setattr(Room, "reserve", count)
+    assert len((await mirror.get(path_of(blob))).body) == 5 * MIB + 17
+    await mirror.settled()
+    assert len(taken) <= 5
+    assert sum(taken) >= 5 * MIB + 17
+    assert booked(mirror) == (on_disk(mirror.server.store.layout.root), 0, 0)
+
+
+async def test_what_a_stopped_mirror_has_left_is_counted_once_when_it_goes_on(
+    start: StartMirror, upstream: FakeRegistry
+) -> None:
+    blob = upstream.add_pattern_blob(REPO, 8 * MIB, 1)
+    gate = asyncio.Event()
+    upstream.fault(kind="blob", then=Gate(gate, 3 * MIB), times=1)
+    mirror = await start(upstream)
+    root = mirror.server.store.layout.root
+    client = asyncio.create_task(mirror.get(path_of(blob)))
+    await upstream.seen(kind="blob")
+    fill = fill_of(mirror, blob)
+    await until(fill, lambda: fill.spans.total() == 3 * MIB)
+    assert booked(mirror)[:2] == (0, 8 * MIB + 4096)
+    client.cancel()
+    await asyncio.gather(client, return_exceptions=True)
+    gate.set()
+    upstream.fault(kind="blob", then=Cut(0), times=1)
+    await mirror.stop()
+    mirror = await start(upstream)
+    assert booked(mirror) == (on_disk(root), 0, 0)
+    assert (await mirror.get(path_of(blob))).status == 200
+    await mirror.settled()
+    assert booked(mirror) == (on_disk(root), 0, 0) == (8 * MIB, 0, 0)
 
 
 async def test_a_disk_that_fills_up_in_the_middle_ends_the_fill_only(
@@ -56,7 +99,6 @@ async def test_a_disk_that_fills_up_in_the_middle_ends_the_fill_only(
     mirror = await start(upstream)
     assert (await mirror.get(path_of(kept))).status == 200
     await mirror.settled()
-    used = mirror.server.store.room._content
     right = os.pwrite
     parts: list[int] = []
     mark = PartFile.try_lock
@@ -76,7 +118,7 @@ async def test_a_disk_that_fills_up_in_the_middle_ends_the_fill_only(
         await mirror.get(path_of(lost))
     await mirror.settled()
     monkeypatch.undo()
-    assert mirror.server.store.room._content == used
+    assert booked(mirror) == (on_disk(mirror.server.store.layout.root), 0, 0)
     assert unfinished(mirror.server.store.layout.root) == []
     assert (await mirror.get(path_of(kept))).body == upstream.content(REPO, kept)
     assert (await mirror.get(path_of(lost))).body == upstream.content(REPO, lost)

@@ -18,7 +18,7 @@ import pytest
 
 from mirror.config import parse
 from mirror.errors import ConfigError
-from mirror.server.listening import Listeners
+from mirror.server.listening import Listeners, Own
 from mirror.server.systemd import Notifier, PassedSocket, Systemd
 from tests.flow.conftest import document
 from tests.parts.certificate import certificate
@@ -142,7 +142,7 @@ async def test_sockets_of_systemd_that_nobody_listens_on_are_named() -> None:
         web.listen()
         passed = [PassedSocket(web.fileno(), "web"), PassedSocket(99, "local")]
         for listen, unnamed in (("127.0.0.1:0", ["local", "web"]), *[("systemd:web", ["local"])] * 2):
-            listeners = Listeners(asyncio.Protocol, passed)  # what was given up may be listened on again
+            listeners = Listeners(asyncio.Protocol, Own(passed))  # what was given up may be listened on again
             server = parse(f"server: {{listen: '{listen}'}}", "mirror.yaml", {}).server
             await listeners.commit(await listeners.prepare(server, None))
             assert listeners.unnamed() == unnamed

@@ -33,7 +33,7 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 FIXED = {
     "kind": {kind.value for kind in Kind} | {"token"},
     "cache": {"hit", "miss", "stale", "revalidated", "collapsed", "none"},
-    "outcome": {"stored", "failed", "stopped", "begun", "refused", "past the limit"},
+    "outcome": {"stored", "failed", "stopped", "begun", "refused", "past the limit", "no room"},
     "reason": {
         "denied",
         "max_connections",
@@ -41,7 +41,15 @@ FIXED = {
         "max_requests_per_client",
         "slow_header",
         "large_header",
+        "full",
+        "high-water",
+        "min-free",
+        "too large",
+        "all in use",
+        "no room",
+        "disk",
     },
+    "result": {"right", "wrong", "healed", "unreadable"},
 }
 NUMBERS = {"status": r"[1-5]\d\d|connect|timeout", "le": r"[0-9.]+|\+Inf", "generation": r"\d"}
 
