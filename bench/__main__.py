@@ -13,7 +13,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from bench import cold, crash, crowd, far_range, first_pull, offline, tag, tls
+from bench import cold, crash, crowd, far_range, first_pull, large, offline, tag, tls, trace
 from bench.figures import Figure, document, table
 from bench.options import Options
 from bench.stage import BenchError
@@ -32,6 +32,8 @@ BENCHES: dict[str, Callable[[Path, Options], list[Figure]]] = {
     "cold": cold.run,
     "offline": offline.run,
     "tls": tls.run,
+    "large": large.run,
+    "trace": trace.run,
 }
 
 
