@@ -4,7 +4,7 @@ CONFIG ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint clients bench clean
+.PHONY: run test lint clients bench soak clean
 
 run: $(VENV)/.run  ## start the mirror on 127.0.0.1:5000
 	$(BIN)/mirror serve $(if $(CONFIG),--config $(CONFIG))
@@ -23,9 +23,10 @@ clients: $(VENV)/.dev  ## only the tests with real clients
 
 bench: $(VENV)/.dev  ## measure what the promises cost
 	$(BIN)/python -m bench
+soak: $(VENV)/.dev  ## a thousand kills amid random work; SOAK_KILLS and SOAK_SEED say how many, and from where
+	SOAK_KILLS=$${SOAK_KILLS:-1000} $(BIN)/pytest -n 2 tests/model
 
-clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ; rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.run: requirements.lock pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
