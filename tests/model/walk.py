@@ -143,7 +143,7 @@ class Walk:
         if path.exists():
             assert Digest.of(path.read_bytes()) == digest, f"{digest} is damaged still: {done}"
         if str(digest) in found and not found[str(digest)]["repaired"]:
-            assert "not fetched" in found[str(digest)]["done"], done
+            assert "not fetched" in (found[str(digest)]["done"] or ""), done
             self.said.append(f"  {found[str(digest)]['done']}")
             self.excused.update(needing)
             self.unhealed.update(needing)
