@@ -86,6 +86,7 @@ async def test_json_is_a_list_of_findings(
     host: Host, start: StartMirror, upstream: FakeRegistry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mirror = await start(upstream)
+    capsys.readouterr()  # what the mirror has logged
     file = configured(host, upstream, f"http://127.0.0.1:{free_port()}")
     assert await doctor(host, "--config", file, "--json") == 1
     findings = json.loads(capsys.readouterr().out)
@@ -98,6 +99,7 @@ async def test_a_configuration_that_does_not_load_is_named_whole(
     host: Host, start: StartMirror, upstream: FakeRegistry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mirror = await start(upstream)
+    capsys.readouterr()  # what the mirror has logged
     file = host.directory / "mirror.yaml"
     file.write_text("server: {listen: 5}\nlog: {level: 6}\n")
     assert await doctor(host, "--config", str(file), "--url", mirror.url, "--json") == 2
@@ -116,6 +118,7 @@ async def test_what_the_owner_may_not_have_meant_is_a_warning(
 ) -> None:
     upstream.auth.mode, upstream.auth.users = "basic", {"me": CANARY}
     mirror = await start(upstream)
+    capsys.readouterr()  # what the mirror has logged
     upstreams = {"docker.io": {"url": upstream.url, "username": "me", "password": CANARY}}
     assert await doctor(host, "--config", configured(host, upstreams, mirror.url), "--json") == 0
     out, err = capsys.readouterr()
@@ -130,6 +133,7 @@ async def test_of_a_mirror_elsewhere_only_what_a_client_needs_is_looked_at(
     host: Host, start: StartMirror, upstream: FakeRegistry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mirror = await start(upstream, server={"listen": "0.0.0.0:0"})  # an address that is not a loopback address
+    capsys.readouterr()  # what the mirror has logged
     host.put("/etc/docker/daemon.json", {"registry-mirrors": [mirror.url]})
     assert await doctor(host, "--url", mirror.url, "--json") == 0
     findings = json.loads(capsys.readouterr().out)
