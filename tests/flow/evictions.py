@@ -53,17 +53,30 @@ def here(mirror: Mirror, digest: Digest) -> bool:
 
 
 def taken(root: Path) -> int:
-    """Return the bytes that a directory takes with all that is in it, as du(1) counts."""
-    blocks = root.lstat().st_blocks
+    """Return the bytes that a directory takes with all that is in it, as du(1) counts.
+
+    Of what comes and goes meanwhile only that counts which was there from before the end of the walk until after it:
+    else a file that went would stand beside the one that came in its place.
+    """
+    found: list[tuple[str, os.stat_result]] = []
     pending = [os.fspath(root)]
     while pending:
-        with suppress(FileNotFoundError), os.scandir(pending.pop()) as entries:
+        directory = pending.pop()
+        with suppress(FileNotFoundError), os.scandir(directory) as entries:
+            found.append((directory, os.lstat(directory)))
             for entry in entries:
                 with suppress(FileNotFoundError):
-                    blocks += entry.stat(follow_symlinks=False).st_blocks
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
-    return blocks * 512
+                    else:
+                        found.append((entry.path, entry.stat(follow_symlinks=False)))
+    blocks: dict[int, int] = {}
+    for path, before in found:
+        with suppress(FileNotFoundError):
+            after = os.lstat(path)
+            if after.st_ino == before.st_ino:
+                blocks[after.st_ino] = min(before.st_blocks, after.st_blocks)
+    return 512 * sum(blocks.values())
 
 
 @contextmanager

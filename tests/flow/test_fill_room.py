@@ -11,7 +11,7 @@ import pytest
 
 from mirror.store.part import PartFile
 from mirror.store.room import Room
-from tests.fakes.faults import Cut, Gate, NoLength, NoRange
+from tests.fakes.faults import Gate, NoLength, NoRange
 from tests.flow.fills import MIB, REPO, booked, fill_of, on_disk, path_of, unfinished, until
 
 if TYPE_CHECKING:
@@ -82,9 +82,8 @@ async def test_what_a_stopped_mirror_has_left_is_counted_once_when_it_goes_on(
     assert booked(mirror)[:2] == (0, 8 * MIB + 4096)
     client.cancel()
     await asyncio.gather(client, return_exceptions=True)
-    gate.set()
-    upstream.fault(kind="blob", then=Cut(0), times=1)
     await mirror.stop()
+    gate.set()
     mirror = await start(upstream)
     assert booked(mirror) == (on_disk(root), 0, 0)
     assert (await mirror.get(path_of(blob))).status == 200
