@@ -229,7 +229,9 @@ class Manifests:
         new = now != known.digest or self._store.size(now) is None
         if new and await self._admitted(repository, now) is None:
             await self._fetch_new(repository, tag, now)
-        validated = Validated(now, self._means.clock())
+        # What was aged since part of it is not kept (`cache.unkept`) is not fresh before it is whole.
+        unkept = known.at <= 0 and not await self._is_whole(repository, now)
+        validated = Validated(now, 0.0 if unkept else self._means.clock())
         try:
             await self._index.apply(TagSet(repository, tag.name, validated.digest, validated.at))
         except StoreError as error:  # a full disk keeps nobody from what upstream has just said
@@ -284,6 +286,10 @@ class Manifests:
 
     async def _servable(self, repository: Repository, answer: ManifestAnswer) -> bool:
         return not self._away(repository) or await self._whole(repository, answer)
+
+    async def _is_whole(self, repository: Repository, digest: Digest) -> bool:
+        answer = await self._here(repository, digest, HIT)
+        return answer is not None and await self._whole(repository, answer)
 
     async def _whole(self, repository: Repository, answer: ManifestAnswer) -> bool:
         return await self._completeness.of(repository, answer.digest, answer.media_type)

@@ -138,6 +138,17 @@ async def test_where_all_is_pinned_the_rest_is_streamed_and_not_kept(
     assert await whole(mirror, *"abcd") == ["a", "b", "c"]
 
 
+async def test_an_image_that_is_not_kept_whole_is_never_fresh(start: StartMirror, upstream: FakeRegistry) -> None:
+    image(upstream, "large", 12)
+    mirror = await start(upstream, storage={"max_size": "10MiB"}, freshness=[{"match": "**", "ttl": "1h"}])
+    await pull(mirror, "large")
+    await mirror.settled()
+    for _ in range(2):  # upstream confirms the tag; what is not kept is no more here than before
+        assert (await mirror.get(f"/v2/{REPO}/manifests/large")).status == 200
+    await upstream.stop()
+    assert (await mirror.get(f"/v2/{REPO}/manifests/large")).status == 503, "its layer could not be had"
+
+
 async def test_a_blob_larger_than_the_cap_evicts_nothing(start: StartMirror, upstream: FakeRegistry) -> None:
     for tag in "abc":
         image(upstream, tag, 5)
