@@ -6,6 +6,7 @@ fills.v1/ALGORITHM-HEX.part     content that is still coming
 fills.v1/ALGORITHM-HEX.map      what of it is here
 aside.v1/ALGORITHM-HEX          content that turned out to be damaged
 index.sqlite                    who holds what
+index.lock, index.damaged       nothing; locked by whoever has the index open; a mark that it is to be made again
 journal.v1                      what the index can be made from again
 room.v2                         the account book of the bytes, shared by all processes on the store
 recent.v2                       when content was last asked for, shared likewise
