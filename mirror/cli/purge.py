@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import signal
 import sys
 from contextlib import contextmanager
@@ -207,8 +208,10 @@ def _confirm(plan: Plan) -> None:
         typer.echo(f"  {step.title}", err=True)
     if len(plan.due) > 20:  # noqa: PLR2004  # what fits a screen
         typer.echo(f"  and {len(plan.due) - 20} more", err=True)
-    typer.echo(f"Remove {_summed(plan.due)}, {show_bytes(plan.frees)}? [y/N]: ", err=True, nl=False)
     try:
+        typer.echo(f"Remove {_summed(plan.due)}, {show_bytes(plan.frees)}? [y/N]: ", err=True, nl=False)
+        while not select.select([sys.stdin], [], [], 0.2)[0]:
+            pass  # an interrupt that comes just before a read waits as long as the read does
         answer = sys.stdin.readline()  # `typer.confirm` would write a blank into the result
     except KeyboardInterrupt:
         answer = ""
