@@ -24,10 +24,12 @@
     │   └── UpstreamAway        `server.offline`: the mirror does not dial out
     ├── Overloaded              503, more is under way than the mirror takes on at once
     │   └── ClientLimited       the same for one client; 429 for a blob
-    └── StoreError              the disk cannot help
-        ├── NoSpace             the cap, or the disk, has no room
-        ├── StoreUnusable       the store cannot be opened: locked, read-only, on NFS, of a newer version
-        └── ContentBroken       what is on disk is not what its digest says
+    ├── StoreError              the disk cannot help
+    │   ├── NoSpace             the cap, or the disk, has no room
+    │   ├── StoreUnusable       the store cannot be opened: locked, read-only, on NFS, of a newer version
+    │   └── ContentBroken       what is on disk is not what its digest says
+    ├── ListMalformed           an input of `prefetch` that is no list of images in any known form (exit code 2)
+    └── BundleRefused           a bundle that is damaged, cut, hostile, or not signed as it has to be
 
 An error knows its OCI code, its status when it reaches a client as it is, and whether asking again helps. Its text
 tells the person what to do. `server.answers` renders them, in one place.
@@ -222,3 +224,11 @@ class StoreUnusable(StoreError):
 
 class ContentBroken(StoreError):
     """What is on disk is not what its digest says."""
+
+
+class ListMalformed(MirrorError):
+    """An input that holds no list of images in any form that is known."""
+
+
+class BundleRefused(MirrorError):
+    """A bundle that must not be taken in: it is damaged, cut off, hostile, or not signed as it has to be."""

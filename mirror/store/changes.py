@@ -9,6 +9,8 @@ from typing import Any
 from mirror.oci.digest import Digest
 from mirror.oci.name import Repository, parse_reference
 
+SETTLED = 253402300799.0  # `at` of what was carried in: nobody is asked for it again (the end of the year 9999)
+
 
 @dataclass(frozen=True, slots=True)
 class Named:

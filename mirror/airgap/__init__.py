@@ -1,0 +1,1 @@
+"""Lists of images in, bundles out and in."""

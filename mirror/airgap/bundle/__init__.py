@@ -1,0 +1,1 @@
+"""Bundles: what carries images across an air gap, and how it is written, read and trusted."""

@@ -1,0 +1,1 @@
+"""The lists of images that people have in hand, told apart by their content."""

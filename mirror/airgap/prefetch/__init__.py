@@ -1,0 +1,1 @@
+"""Filling the cache from lists, before anybody pulls."""
