@@ -13,7 +13,7 @@ import pytest
 from yarl import URL
 
 from mirror import config
-from mirror.cache import blobs, fill, listings, manifests, transfer
+from mirror.cache import blobs, fill, listings, manifests, transfer, vouching
 from mirror.config.upstreams import WELL_KNOWN
 from mirror.server.run import Server
 from mirror.upstream import attempts
@@ -207,7 +207,7 @@ def document(upstreams: FakeRegistry | Mapping[str, Any], store: Path, **section
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait tenths of a second where the mirror waits seconds, and do not ask again: for upstreams that fail or hang."""
-    for module in (manifests, listings, blobs, fill):
+    for module in (manifests, listings, blobs, fill, vouching):
         monkeypatch.setattr(module, "PATIENCE", 0.5)
     for module in (manifests, listings):
         monkeypatch.setattr(module, "PATIENCE_WITH_STALE", 0.4)
