@@ -62,6 +62,10 @@ class Account:
         """Hear that `count` bytes went to the disk that were not allocated before."""
         self._arrive(min(count, self._outstanding))
 
+    def replaced(self, on_disk: int) -> None:
+        """Hear that what is stored has taken the place of the same content, which another one counted."""
+        self._space.freed(on_disk)
+
     def settle(self, part: PartFile, *, stored: bool, useful: bool) -> None:
         """End: what is `stored` stays on disk, and what is `useful` to go on from; what else was held is given back.
 

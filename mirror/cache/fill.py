@@ -231,8 +231,9 @@ class Fill:
             self.pulse.beat()
             await self.origins.link()
             await self._threads.run(part.verified)
-            await self._threads.run(part.commit, self.size)
+            replaced = await self._threads.run(part.commit, self.size)
             self._stored = True
+            self._account.replaced(replaced)
             await self.origins.stored(part.stored())
         except StoreError:
             self.spans.clear()  # a full disk gets its room back

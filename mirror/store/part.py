@@ -234,8 +234,11 @@ class PartFile:
         """Tell readers of other processes that the whole has been verified."""
         self._pwrite_map(self._header(VERIFIED), 0)
 
-    def commit(self, size: int) -> None:
-        """Make the verified content whole: sync it, give it its name, share the lock, forget the map. It is locked."""
+    def commit(self, size: int) -> int:
+        """Make the verified content whole: sync it, give it its name, share the lock, forget the map. It is locked.
+
+        Return the bytes on disk of what had the name: somebody may have had the same content at hand (`BlobStore.put`).
+        """
         fd = self.file.fileno()
         target = self._layout.blob(self.digest)
         with refusing(self._layout.root):
@@ -243,8 +246,9 @@ class PartFile:
             os.fchmod(fd, 0o444)
             os.fsync(fd)
             target.parent.mkdir(parents=True, exist_ok=True)
-            with naming(self._layout):
+            with naming(self._layout):  # nobody puts or evicts it meanwhile
                 self._untold = pending(self._layout)
+                replaced = _taken(target)
                 self._path.rename(target)
             self.share()
             try:
@@ -254,6 +258,7 @@ class PartFile:
                     target.unlink(missing_ok=True)  # the caller hears that it is not stored: then it is not
                 raise
             self._map_path.unlink(missing_ok=True)
+        return replaced
 
     def clear(self) -> None:
         """Empty both files: what came was wrong. The lock is held."""
@@ -291,6 +296,13 @@ class PartFile:
                 done = os.pwrite(self._map, data, offset)
                 data = data[done:]
                 offset += done
+
+
+def _taken(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
 
 
 def footprint(size: int) -> int:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mirror.cache.keep import keep
+from mirror.store.changes import Stored
 from mirror.store.part import PartFile
 from mirror.store.room import Room
 from tests.fakes.faults import Gate, NoLength, NoRange
@@ -89,6 +91,26 @@ async def test_what_a_stopped_mirror_has_left_is_counted_once_when_it_goes_on(
     assert (await mirror.get(path_of(blob))).status == 200
     await mirror.settled()
     assert booked(mirror) == (on_disk(root), 0, 0) == (8 * MIB, 0, 0)
+
+
+async def test_what_somebody_had_at_hand_meanwhile_is_counted_once(start: StartMirror, upstream: FakeRegistry) -> None:
+    """A mirror heals a small body from its memory, while a command fetches the same one."""
+    blob = upstream.add_blob(REPO, b"damaged on the disk, and in somebody's memory" * 400)
+    gate = asyncio.Event()
+    upstream.fault(kind="blob", then=Gate(gate, 1000), times=1)
+    mirror = await start(upstream)
+    client = asyncio.create_task(mirror.get(path_of(blob)))
+    await upstream.seen(kind="blob")
+    fill = fill_of(mirror, blob)
+    await until(fill, lambda: fill.begun)
+    cache, store = mirror.server.cache, mirror.server.store
+    body = upstream.content(REPO, blob)
+    taken = await keep(cache.space, store.blobs, blob, body)
+    await store.index.apply(Stored(blob, taken, 1.0))
+    gate.set()
+    assert (await client).body == body
+    await mirror.settled()
+    assert booked(mirror) == (on_disk(store.layout.root), 0, 0)
 
 
 async def test_a_disk_that_fills_up_in_the_middle_ends_the_fill_only(

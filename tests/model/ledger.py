@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
+from mirror.store.database import catch_up, transaction
+from mirror.store.journal import Journal
 from mirror.store.packing import unpack
 from mirror.store.page import Page
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mirror.oci.digest import Digest
     from mirror.store.layout import Layout
 
@@ -50,7 +53,25 @@ class Ledger:
 
     def facts(self) -> set[Fact]:
         """Return what would be lost if the journal did not have it."""
-        with closing(self._index()) as db:
+        return self._facts(self._layout.index)
+
+    def settled_facts(self) -> set[Fact]:
+        """Return the same as whoever opens the store next will see it. No mirror runs.
+
+        A kill between a line of the journal and the commit leaves the line to be made a row of.
+        """
+        with TemporaryDirectory(dir=self._layout.root.parent) as directory:
+            for suffix in ("", "-wal"):
+                path = self._layout.index.with_name(self._layout.index.name + suffix)
+                if path.exists():
+                    shutil.copy(path, directory)
+            index = Path(directory, self._layout.index.name)
+            with closing(sqlite3.connect(index, isolation_level=None)) as db, transaction(db):
+                catch_up(db, Journal(self._layout.journal))
+            return self._facts(index)
+
+    def _facts(self, index: Path) -> set[Fact]:
+        with closing(sqlite3.connect(index, timeout=10)) as db:
             found = set()
             for kind, query in (
                 ("tag", _TAGS),

@@ -255,7 +255,7 @@ class Walk:
     async def _start_without_index(self) -> None:
         """Throw the index away, and see that what the journal is for comes back."""
         self.note("throw the index away")
-        before = self.ledger.facts()
+        before = self.ledger.settled_facts()
         self.ledger.forget_index()
         await self.start()
         with frozen(self.mirror.pid):
