@@ -187,9 +187,12 @@ class PartFile:
     def want(self, offset: int) -> None:
         """Ask the process that fills to fetch the chunk at `offset` first."""
         # Whoever fills may have committed and unlinked the map meanwhile; then the mark goes nowhere, and nobody
-        # needs it.
+        # needs it. Or that one gave up just before this one was opened: then this map is new, empty, and nobody's, and
+        # what it grew by would be bytes on disk that nobody has counted.
+        mark = _HEADER.size + 2 * (offset // CHUNK) + 1
         with contextlib.suppress(OSError):  # a hint: where it cannot be written the chunk comes in its turn
-            os.pwrite(self._map, b"\x01", _HEADER.size + 2 * (offset // CHUNK) + 1)
+            if os.fstat(self._map).st_size > mark:
+                os.pwrite(self._map, b"\x01", mark)
 
     def read_map(self) -> MapState | None:
         """Read what the map says now.

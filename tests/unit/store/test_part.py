@@ -169,6 +169,13 @@ def test_a_chunk_is_wanted_until_it_is_here(open_part: Callable[[], PartFile]) -
     assert owner.read_map().wanted == ()  # type: ignore[union-attr]
 
 
+def test_who_waits_for_a_fill_that_has_not_begun_takes_no_room(open_part: Callable[[], PartFile]) -> None:
+    """Whoever fills takes what both files have on disk for what was counted before."""
+    owner, reader = open_part(), open_part()
+    reader.want(0)
+    assert owner.allocated() == 0
+
+
 def test_each_beginning_has_a_number_of_its_own(open_part: Callable[[], PartFile]) -> None:
     numbers = set()
     for _ in range(20):
