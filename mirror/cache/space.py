@@ -53,6 +53,18 @@ class Space:
         """Say whether `size` bytes could be had, as far as that was known a moment ago."""
         return size <= self._evictor.most()
 
+    def capacity(self, *, pinned: bool = False) -> int:
+        """Return how many bytes of content can stay, were all that is here to go, as far as that is known now.
+
+        What is not `pinned` stays below the high-water mark: past it some of it goes as soon as somebody looks.
+        """
+        room = self._room
+        balance, used = room.balance(), room.used
+        left = min(room.left(), room.cap - used)
+        if not pinned:
+            left = min(left, room.mark - used)
+        return left + balance.content + balance.held
+
     def landed(self, size: int) -> None:
         """See `Room.landed`."""
         self._room.landed(size)
@@ -65,6 +77,10 @@ class Space:
         """See `Room.keep`."""
         self._room.keep(size)
         self.stirred.set()
+
+    def freed(self, size: int) -> None:
+        """See `Room.freed`."""
+        self._room.freed(size)
 
     def found(self, size: int) -> None:
         """See `Room.found`."""
