@@ -127,6 +127,7 @@ SURVEY_SECONDS = Histogram(
     buckets=(0.1, 0.5, 1, 5, 20, 60, 300, 1800),
 )
 READY = Gauge("mirror_ready", "1 while the mirror takes requests.")
+OFFLINE = Gauge("mirror_offline", "1 where the mirror is configured never to dial out (server.offline).")
 CERTIFICATE_EXPIRES = Gauge(
     "mirror_certificate_expires_timestamp_seconds", "When the server's certificate ends; 0 without TLS."
 )

@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from mirror.cache.absence import Absence
 from mirror.cache.blobs import Blobs
 from mirror.cache.check import Checker, Pace
 from mirror.cache.chores import Figures, Neighbours, Relief, Surveys, Tidying
@@ -20,14 +21,18 @@ from mirror.cache.listings import Listings
 from mirror.cache.manifests import Manifests
 from mirror.cache.means import Means
 from mirror.cache.memory import Memory
+from mirror.cache.obtaining import Obtaining
 from mirror.cache.parsing import parsed
 from mirror.cache.passage import Passages
 from mirror.cache.readahead import ReadAhead
 from mirror.cache.scrub import Scrub, Sent
+from mirror.cache.served import Record
 from mirror.cache.space import Space
 from mirror.cache.unkept import Unkept
 from mirror.cache.uses import Uses
 from mirror.cache.vouching import Vouching
+from mirror.errors import UpstreamError
+from mirror.oci.digest import Digest
 from mirror.oci.manifest import ManifestMalformed
 
 if TYPE_CHECKING:
@@ -38,7 +43,7 @@ if TYPE_CHECKING:
     from mirror.oci.name import Reference, Repository, Tag
     from mirror.store.index import Validated
     from mirror.store.store import Store
-    from mirror.upstream.protocol import Upstreams
+    from mirror.upstream.protocol import Upstream, Upstreams
 
 
 class Cache:
@@ -52,6 +57,7 @@ class Cache:
         self._upstreams = upstreams = Generations(upstreams)
         memory = Memory(store.blobs)
         self.uses = Uses(store.index, store.recent)
+        self.served = Record(store, clock=clock)
         self.evictor = Evictor(store, self.uses, max_size=store.limits(config.storage)[0])
         self.space = Space(store.room, self.evictor)
         freshness = self._freshness = Freshness(config.freshness)
@@ -61,6 +67,7 @@ class Cache:
         self.vouching = Vouching(
             store=store.blobs, index=store.index, threads=store.threads, turns=store.turns, upstreams=upstreams
         )
+        self.obtaining = Obtaining(store=store.blobs, index=store.index, fills=self.fills, vouching=self.vouching)
         self._unkept = Unkept(store.index, store.graph)
         self._passages = Passages(upstreams, store.threads, self._unkept.note)
         self.blobs = Blobs(
@@ -87,6 +94,7 @@ class Cache:
             clock=clock,
         )
         self.manifests = Manifests(means, Completeness(store.blobs, store.index, memory))
+        self._absence = Absence(store.index, store.graph, memory)
         self.listings = Listings(means)
         self._read_ahead = ReadAhead(
             self.fills,
@@ -112,6 +120,7 @@ class Cache:
         """
         self._store.room.serve(mirror)
         self.uses.start()
+        self.served.start()
         surveys = Surveys(self._store)
         if not await asyncio.to_thread(lambda: self._store.sure):
             await surveys.see()  # else the book says too much at worst, and is put right meanwhile
@@ -152,8 +161,16 @@ class Cache:
         self.evictor.max_size = self._store.limits(config.storage)[0]
 
     async def manifest(self, repository: Repository, reference: Reference, *, ahead: bool) -> ManifestAnswer:
-        """Return a manifest; `ahead` says that a client has come to pull it, so that its blobs are wanted next."""
-        answer = await self.manifests.get(repository, reference)
+        """Return a manifest to a client; `ahead`: it has come to pull it, so that the blobs are wanted next."""
+        try:
+            answer = await self.manifests.get(repository, reference)
+        except UpstreamError as error:
+            told = await self._absence.told(repository, reference, error)
+            if told is error:
+                raise
+            raise told from error
+        if ahead or not isinstance(reference, Digest):
+            self.served.note(repository, reference, answer.digest)
         if ahead and self._read_ahead.due(repository, answer.digest):
             try:
                 manifest = await parsed(answer.body, answer.media_type)
@@ -165,6 +182,10 @@ class Cache:
     async def refresh(self, repository: Repository, tag: Tag) -> tuple[Validated | None, Validated]:
         """Ask upstream what a tag is now; see `Manifests.refresh`."""
         return await self.manifests.refresh(repository, tag)
+
+    def upstream(self, namespace: str) -> Upstream:
+        """Return the upstream of a namespace, see `Upstreams.of`."""
+        return self._upstreams.of(namespace)
 
     async def close(self) -> None:
         """Stop everything; unfinished fills leave on disk what they can be gone on from."""
@@ -178,6 +199,7 @@ class Cache:
         await self._unkept.close()
         await self.fills.close()
         await self.uses.close()
+        await self.served.close()
         await self._upstreams.close()
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
 from mirror import metrics
 from mirror.errors import NoSpace
+from mirror.store.history import History
 
 if TYPE_CHECKING:
     from mirror.cache.evictor import Evictor
@@ -93,12 +96,13 @@ class Surveys:
 
 
 class Tidying:
-    """Writes the journal anew once most of what it says has been overtaken; throws away what is left and too old."""
+    """Writes journal and history anew once most of what they say has been overtaken; throws away what is too old."""
 
     name = "tidying"
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._history = History(store.layout)
 
     async def run(self) -> None:
         """See `Chore.run`."""
@@ -106,6 +110,7 @@ class Tidying:
             await asyncio.sleep(TIDY)
             with contextlib.suppress(NoSpace):  # there may be room later; it can stay as it is until then
                 await self._store.threads.run(self._store.index.compact, self)
+                await self._store.threads.run(partial(self._history.tidy, self, now=time.time()))
             await self._store.threads.run(self._store.leftovers.sweep)
             await self._store.threads.run(self._store.aside.tidy)
 

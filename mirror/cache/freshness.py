@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
+from mirror.store.changes import SETTLED
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -49,8 +51,11 @@ class Freshness:
     def age(self, repository: Repository, tag: str, validated: float, now: float) -> Age:
         """Say how old is what upstream said at `validated`; both times in seconds since the epoch.
 
-        A clock that was set back makes nothing fresh for longer than its ttl from now.
+        A clock that was set back makes nothing fresh for longer than its ttl from now. What was carried in (`SETTLED`)
+        is fresh whatever the rules say: whoever brought it decides what it is, and nobody else is asked.
         """
+        if validated >= SETTLED:
+            return Age.FRESH
         rule = self.rule(repository, tag)
         if rule.immutable:
             return Age.FRESH

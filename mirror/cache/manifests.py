@@ -27,7 +27,7 @@ from mirror.errors import (
 )
 from mirror.oci.digest import Digest
 from mirror.oci.name import Tag
-from mirror.store.changes import Linked, Lost, Stored, TagDropped, TagSet
+from mirror.store.changes import SETTLED, Linked, Lost, Stored, TagDropped, TagSet
 from mirror.store.index import Validated
 from mirror.upstream.protocol import ManifestBody
 
@@ -76,6 +76,8 @@ class Manifests:
             answer = await self._by_digest(repository, reference)
         elif (known := self._index.tag(repository, reference.name)) is None:
             answer = await self._fetch(repository, reference)
+        elif known.at >= SETTLED:
+            answer = await self._by_settled_tag(repository, reference, known.digest)
         else:
             answer = await self._by_tag(repository, reference, known)
         self._means.uses.touch(repository, answer.digest)
@@ -94,6 +96,18 @@ class Manifests:
             (repository, tag), lambda: self._revalidate(repository, tag, known)
         )
         return known, validated
+
+    async def said(self, repository: Repository, tag: Tag) -> Digest | None:
+        """Ask upstream by HEAD what a tag is, and record nothing; None where this registry does not do HEAD well."""
+        return await self._head(repository, tag, PATIENCE)
+
+    async def held(self, repository: Repository, digest: Digest) -> ManifestAnswer | None:
+        """Return what is here and `repository` holds, confirmed by a HEAD at most. To have `fetch`ed it takes a GET."""
+        return await self._admitted(repository, digest)
+
+    async def fetch(self, repository: Repository, reference: Reference) -> ManifestAnswer:
+        """GET a manifest, and keep it; its `outcome` says whether it was. Raise as `get`."""
+        return await self._fetch(repository, reference)
 
     async def restore(self, repository: Repository, digest: Digest) -> None:
         """Bring back what the disk has lost: from memory where it is there, else from upstream. Raise as `get`."""
@@ -162,6 +176,13 @@ class Manifests:
             log.warning("link not recorded", digest=str(digest), error=str(error))
 
     # --- by tag --------------------------------------------------------------------------------------------------
+
+    async def _by_settled_tag(self, repository: Repository, tag: Tag, digest: Digest) -> ManifestAnswer:
+        """Answer with what was carried in. Of what the disk has lost since, upstream is asked for the digest alone."""
+        try:
+            return await self._by_digest(repository, digest)
+        except UpstreamNotFound as error:
+            raise _denied(repository, tag, digest) from error
 
     async def _by_tag(self, repository: Repository, tag: Tag, known: Validated) -> ManifestAnswer:
         age = self._means.freshness.age(repository, tag.name, known.at, self._means.clock())
@@ -249,11 +270,7 @@ class Manifests:
             await self._fetch(repository, digest)
         except UpstreamNotFound as error:
             # A push seen half way: upstream has not denied the tag, so what is cached of it still stands.
-            raise UpstreamBroken(
-                f"{repository.namespace} says that {tag} is {digest} now, and does not have that",
-                namespace=repository.namespace,
-                upstream_status=404,
-            ) from error
+            raise _denied(repository, tag, digest) from error
 
     # --- what is here --------------------------------------------------------------------------------------------
 
@@ -360,3 +377,12 @@ class Manifests:
             log.warning("manifest not stored", digest=str(got.digest), error=str(error))
             return False
         return True
+
+
+def _denied(repository: Repository, tag: Tag, digest: Digest) -> UpstreamBroken:
+    """Return the error for a tag that is known to be `digest`, which upstream does not have: no tag was denied."""
+    return UpstreamBroken(
+        f"{repository}:{tag} is {digest}, and {repository.namespace} does not have that",
+        namespace=repository.namespace,
+        upstream_status=404,
+    )

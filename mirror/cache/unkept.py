@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from mirror.errors import StoreError
-from mirror.store.changes import TagSet
+from mirror.store.changes import SETTLED, TagSet
 
 if TYPE_CHECKING:
     from mirror.oci.digest import Digest
@@ -58,7 +58,7 @@ class Unkept:
                 if number % _TURN == _TURN - 1:
                     await asyncio.sleep(0)
                 known = self._index.tag(repository, tag)
-                if known is not None and known.digest in roots and known.at > 0:
+                if known is not None and known.digest in roots and 0 < known.at < SETTLED:
                     aged.append(TagSet(repository, tag, known.digest, 0.0))
             await self._index.apply(*aged)
         except StoreError as error:  # the disk that refuses this has refused the blob, too

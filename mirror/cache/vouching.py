@@ -38,17 +38,26 @@ class Vouching:
         self._upstreams = upstreams
         self._questions: Shared[None] = Shared()
 
-    async def confirm(self, repository: Repository, digest: Digest, *, empty: bool, vouched: bool) -> None:
+    async def confirm(
+        self,
+        repository: Repository,
+        digest: Digest,
+        *,
+        empty: bool,
+        vouched: bool,
+        patience: float | None = PATIENCE,
+    ) -> None:
         """Let upstream say that `repository` holds content that is here, and link it; raise `UpstreamError`.
 
         Where this upstream has never given the content, and nobody may have it for the asking, its word proves nothing:
-        it has to send the whole. `vouched` is `Standing.vouched`; `empty` says that there is no first byte.
+        it has to send the whole. `vouched` is `Standing.vouched`; `empty` says that there is no first byte. `patience`
+        is in seconds; None waits for as long as the whole takes.
         """
         try:
             await self._questions.get(
                 (repository, digest),
                 lambda: self._settle(repository, digest, empty=empty, vouched=vouched),
-                patience=PATIENCE,
+                patience=patience,
             )
         except TimeoutError:
             where = repository.namespace

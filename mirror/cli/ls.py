@@ -66,6 +66,15 @@ class Line:
         return any(held.whole for held in self.shape.platforms)  # attestations do not count
 
     @property
+    def told(self) -> str:
+        """The state, and which tags were carried in: those are not asked for."""
+        carried = [name.tag for name in self.root.names if name.settled and name.tag is not None]
+        if not carried:
+            return self.state
+        which = "" if all(name.settled for name in self.root.names) else f" as {', '.join(carried)}"
+        return f"{self.state}, carried in{which}"
+
+    @property
     def state(self) -> str:
         """`complete`, or what is missing."""
         if self.root.media_type is None:
@@ -168,11 +177,11 @@ def _read(store: Store, patterns: Sequence[ImagePattern], *, everything: bool, p
 def _rows(line: Line, *, each_tag: bool) -> Iterator[tuple[str, ...]]:
     size, own, _ = line.extent
     figures = (show_bytes(size), show_bytes(own), show_bytes(size - own))
-    rest = (_platforms(line.shape), *figures, show_age(line.root.used), line.state, line.stays)
+    rest = (_platforms(line.shape), *figures, show_age(line.root.used), line.told, line.stays)
     short = _short(line.root.digest)
     if len(line.root.names) == 1:  # as most have
-        [(repository, tag)] = line.root.names
-        yield (str(repository), tag or short, *rest)
+        [name] = line.root.names
+        yield (str(name.repository), name.tag or short, *rest)
         return
     by_repository: dict[str, list[str]] = {}
     for name in line.root.names:
@@ -203,6 +212,7 @@ def _report(line: Line) -> dict[str, Any]:
         "digest": str(root.digest),
         "media_type": root.media_type,
         "names": [{"repository": str(name.repository), "tag": name.tag} for name in root.names],
+        "carried_in": [root.title_of(name) for name in root.names if name.settled],
         "platforms": None
         if shape is None
         else [

@@ -45,7 +45,15 @@ class Answer:
             return f"failed: {self.failure}"
         if self.before is None:
             return "new here"
-        return "unchanged" if self.after is not None and self.before.digest == self.after.digest else "changed"
+        same = self.after is not None and self.before.digest == self.after.digest
+        return ("unchanged" if same else "changed") + (", no longer as carried in" if self.was_carried_in else "")
+
+    @property
+    def was_carried_in(self) -> bool:
+        """Whether nobody was asked for it up to now."""
+        from mirror.store.changes import SETTLED  # noqa: PLC0415  # not needed to print help
+
+        return self.before is not None and self.before.at >= SETTLED
 
 
 def refresh(images: PatternsArgument = None, config: ConfigOption = None, json: JsonOption = False) -> None:
@@ -56,6 +64,11 @@ def refresh(images: PatternsArgument = None, config: ConfigOption = None, json: 
     if any(pattern.digest is not None for pattern in patterns):
         raise typer.BadParameter("a digest never changes; name tags, as nginx:1.25")
     with opened(config, as_json=json) as (settings, store):
+        if settings.server.offline:
+            raise MirrorError(
+                "this mirror is offline by its configuration, so upstream is not asked what tags are; import a bundle "
+                "that has newer ones, or set server.offline: false"
+            )
         tags, unmatched = _tags(store, patterns)
         with progress(len(tags), hidden=json) as advance:
             answers = asyncio.run(_ask(settings, store, tags, advance))
@@ -140,6 +153,7 @@ def _report(answer: Answer) -> dict[str, Any]:
         "tag": str(answer.tag),
         "before": str(before.digest) if before is not None else None,
         "after": str(after.digest) if after is not None else None,
+        "was_carried_in": answer.was_carried_in,
         "validated_at": show_time(after.at) if after is not None else None,
         "failure": answer.failure,
     }

@@ -148,7 +148,11 @@ def _told(story: Story) -> list[str]:
     if story.aside is not None:
         lines.append(f"  put aside    a damaged copy, {show_age(story.aside)}")
     if story.own is not None:
-        lines += [f"  is           {name}" for name in _names(story.own)]
+        carried = _carried(story.own)
+        lines += [
+            f"  is           {name}{', carried in: upstream is not asked for it' if name in carried else ''}"
+            for name in _names(story.own)
+        ]
     for root, between in story.ways:
         chain = "".join(f" > {digest.hex[:12]}" for digest in between)
         lines.append(f"  needed by    {root.title}{chain}, used {show_age(root.used)}")
@@ -171,7 +175,12 @@ def _absence(story: Story) -> str:
 
 
 def _names(root: Root) -> list[str]:
-    return [f"{name.repository}:{name.tag}" for name in root.names if name.tag] or [root.title]
+    return [root.title_of(name) for name in root.names if name.tag] or [root.title]
+
+
+def _carried(root: Root) -> list[str]:
+    """Return those of its names for which upstream is not asked."""
+    return [root.title_of(name) for name in root.names if name.settled]
 
 
 def _end(story: Story) -> str:
@@ -203,6 +212,7 @@ def _report(story: Story) -> dict[str, Any]:
         "names": found.names,
         "missing": found.lacks,
         "tags": _names(story.own) if story.own is not None else [],
+        "carried_in": _carried(story.own) if story.own is not None else [],
         "needed_by": [
             {"image": root.title, "digest": str(root.digest), "through": [str(digest) for digest in between]}
             for root, between in story.ways

@@ -18,6 +18,7 @@ _PATHS = frozenset({"/healthz", "/readyz"})
 _METHODS = (hdrs.METH_GET, hdrs.METH_HEAD)
 _HEADERS = {"Cache-Control": "no-store", "Cache-Status": "registry-mirror; detail=local"}
 _TOO_LATE = b"the metrics of all workers did not come in time; ask again\n"
+_OFFLINE = b"ok; offline by configuration: only what is here is served\n"
 _TEXT = {**_HEADERS, "Content-Type": "text/plain"}
 
 
@@ -29,6 +30,7 @@ class Health:
         self._tell = tell
         self.trouble: str | None = None  # why the mirror is not healthy although this process is
         self._ready = False
+        self._offline = False
         self.draining = False
         self._busy = 0
         self._writing = asyncio.Lock()
@@ -39,6 +41,11 @@ class Health:
         """Take requests."""
         self._ready = True
         metrics.READY.set(1)
+
+    def dial(self, *, offline: bool) -> None:
+        """Hear whether the mirror dials out at all. It is ready in either case."""
+        self._offline = offline
+        metrics.OFFLINE.set(int(offline))
 
     def drain(self) -> None:
         """Say that this process will end: balancers look at `/readyz`."""
@@ -90,4 +97,6 @@ class Health:
             return web.Response(status=503, body=b"not ready\n", headers=_TEXT)
         if self.trouble is not None:
             return web.Response(status=503, body=f"{self.trouble}\n".encode(), headers=_TEXT)
-        return web.Response(body=b"ok\n", headers=_TEXT)
+        return web.Response(
+            body=_OFFLINE if self._offline and request.raw_path == "/readyz" else b"ok\n", headers=_TEXT
+        )

@@ -136,6 +136,7 @@ class Server:
         await server._listen()
         watching = asyncio.create_task(server._certificates.watch(), name="certificate")
         stack.push_async_callback(_end, watching)
+        health.dial(offline=config.server.offline)
         health.open()
         metrics.RELOADED_AT.set_to_current_time()
         return server
@@ -194,6 +195,7 @@ class Server:
             self.config = config
             self._certificates.use(pair)
             self._front.reconfigure(policy, access)
+            self._health.dial(offline=config.server.offline)
             self.store.room.resize(*limits)
             self.cache.reconfigure(config, upstreams)
             await _to_its_end(self._listeners.commit(change))

@@ -28,6 +28,7 @@ RULES = {
     "mirror_connections": "sum",
     "mirror_fills_running": "sum",
     "mirror_workers": "sum",
+    "mirror_offline": "max",
     "mirror_ready": "max",  # one that takes requests is enough
     "mirror_loop_lag_seconds": "max",
     "mirror_upstream_away": "max",

@@ -9,7 +9,10 @@ from typing import Any
 from mirror.oci.digest import Digest
 from mirror.oci.name import Repository, parse_reference
 
-SETTLED = 253402300799.0  # `at` of what was carried in: nobody is asked for it again (the end of the year 9999)
+# The `at` of a tag, or of a list of referrers, that was carried in: it is never stale, and nobody is asked for it until
+# `mirror refresh` makes it an ordinary one. The last second of the year 9999: JSON and SQLite keep it exactly, and
+# whatever shows times can show it.
+SETTLED = 253402300799.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mirror.oci.mediatype import INDEXES
+from mirror.store import nodes
 from mirror.store.changes import Removed
 from mirror.store.closure import closure_of, roots_above
 from mirror.store.damage import refusal
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from mirror.oci.digest import Digest
+    from mirror.oci.name import Repository
     from mirror.store.closure import Closure
     from mirror.store.layout import Layout
 
@@ -49,6 +52,16 @@ class Content:
     taken: int  # bytes on disk
     media_type: str | None
     checked: float  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Namer:
+    """An index that names a manifest. `tag` is one of those that point to it, and was said at `at`."""
+
+    digest: Digest
+    media_type: str
+    tag: str | None
+    at: float | None  # seconds since the epoch, or `SETTLED`
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +94,15 @@ WHERE digest = ? ORDER BY path, tag LIMIT ?
 """
 _LINKS = """
 SELECT path || '@' || ? FROM link JOIN repository ON repository.id = repository WHERE digest = ? ORDER BY path LIMIT ?
+"""
+_NAMERS = """
+SELECT parent.digest, parent.media_type, tag.tag, max(tag.at)
+FROM node JOIN edge ON edge.child = node.id AND edge.kind = 0
+JOIN node AS parent ON parent.id = edge.parent AND parent.taken IS NOT NULL AND parent.media_type IN (?, ?)
+JOIN repository ON repository.path = ?
+JOIN link ON link.repository = repository.id AND link.digest = parent.digest
+LEFT JOIN tag ON tag.repository = repository.id AND tag.digest = parent.digest
+WHERE node.digest = ? GROUP BY parent.id ORDER BY max(tag.at) IS NULL, parent.used DESC LIMIT ?
 """
 _PINNED_TAKEN = """
 WITH RECURSIVE kept (id) AS (
@@ -126,6 +148,16 @@ class Graph:
                 return [_unit(self._db.execute(f"{_UNIT} WHERE id = ?", (root,)).fetchone()) for root in found]
             except sqlite3.Error as error:
                 raise refusal(self._layout, error) from error
+
+    def namers(self, repository: Repository, digest: Digest, limit: int = _NAMES) -> list[Namer]:
+        """Return up to `limit` indexes that are here, that `repository` holds and that name this; tagged ones first."""
+        rows = self._all(_NAMERS, *sorted(INDEXES), str(repository), pack(digest), limit)
+        return [Namer(unpack(key), media_type, tag, at) for key, media_type, tag, at in rows]
+
+    def is_referrer(self, digest: Digest) -> bool:
+        """Say whether this refers to other content: by its `subject`, or by a tag as signatures have."""
+        query = "SELECT 1 FROM node JOIN edge ON child = id WHERE digest = ? AND kind IN (?, ?) LIMIT 1"
+        return bool(self._all(query, pack(digest), nodes.SUBJECT, nodes.TAG))
 
     def remove(self, root: Digest, hold: Hold, *, used: float | None = None, force: bool = False) -> Removal | None:
         """Take a root out of the index, with all that only it needs. The files are the caller's to unlink.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from mirror.errors import StoreError
 from mirror.oci.digest import Digest
 from mirror.oci.name import Repository
+from mirror.store.changes import SETTLED
 from mirror.store.database import connect
 from mirror.store.extent import Census, Extent, Nearby
 from mirror.store.packing import pack, unpack
@@ -50,6 +51,7 @@ class Name(NamedTuple):  # there are hundreds of thousands: a tuple is made in a
 
     repository: Repository
     tag: str | None
+    settled: bool = False  # it was carried in: upstream is not asked for it
 
 
 class Root(NamedTuple):
@@ -247,15 +249,15 @@ class Inventory:
         """Return the names of all chosen roots, by their keys: tags first, each in order."""
         [(chosen,)] = self._db.execute("SELECT count(*) FROM chosen")
         tables = "tag" if chosen > _MANY else "chosen CROSS JOIN tag USING (digest)"
-        query = f"SELECT digest, repository, tag FROM {tables} ORDER BY repository, tag"  # noqa: S608  # constants
+        query = f"SELECT digest, repository, tag, at FROM {tables} ORDER BY repository, tag"  # noqa: S608  # constants
         tags = self._db.execute(query).fetchall()
         query = "SELECT digest, repository FROM chosen CROSS JOIN link USING (digest) ORDER BY digest, repository"
         links = self._db.execute(query).fetchall()
         self._know(chain((row[1] for row in tags), (row[1] for row in links)))
         repositories = self._repositories
         found: dict[bytes, list[Name]] = {}
-        for key, at, tag in tags:
-            name = Name(repositories[at], tag)
+        for key, at, tag, said in tags:
+            name = Name(repositories[at], tag, said >= SETTLED)
             if key in found:
                 found[key].append(name)
             else:

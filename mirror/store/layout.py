@@ -4,12 +4,14 @@ VERSION                         the number of this layout
 blobs.v1/ALGORITHM/ab/HEX       whole, verified content; read-only files
 fills.v1/ALGORITHM-HEX.part     content that is still coming
 fills.v1/ALGORITHM-HEX.map      what of it is here
+fills.v1/ALGORITHM-HEX.carried  content that an import brings, until all of it is checked
 aside.v1/ALGORITHM-HEX          content that turned out to be damaged
 index.sqlite                    who holds what
 index.lock, index.damaged       nothing; locked by whoever has the index open; a mark that it is to be made again
 journal.v1                      what the index can be made from again
 room.v2                         the account book of the bytes, shared by all processes on the store
 recent.v2                       when content was last asked for, shared likewise
+served.log                      what clients were ever given: it outlives the content
 turns.v2                        nothing; ranges of it are locked: one process at a time asks upstream for one thing
 move.lock                       nothing; locked by whoever moves content in (shared) or out (exclusively)
 keeper.lock                     nothing; locked by the process that keeps house
@@ -36,7 +38,7 @@ _REMOTE = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "ncpfs", "ceph", "lustre", "fuse.sshfs", "fuse.glusterfs"}
 )
 _GROWING = ("index.sqlite", "index.sqlite-wal", "journal.v1")
-_FACTS = (*_GROWING, "index.sqlite-shm", "journal.v1.new", "VERSION", "room.v2", "recent.v2", "turns.v2")
+_FACTS = (*_GROWING, "index.sqlite-shm", "journal.v1.new", "VERSION", "room.v2", "recent.v2", "turns.v2", "served.log")
 
 
 class Layout:
@@ -55,6 +57,7 @@ class Layout:
         self.journal = root / "journal.v1"
         self.room = root / "room.v2"
         self.recent = root / "recent.v2"
+        self.served = root / "served.log"
         self.turns = root / "turns.v2"
         self.move_lock = root / "move.lock"
         self.keeper_lock = root / "keeper.lock"

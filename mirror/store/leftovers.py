@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 _BLOCK = 512  # bytes that st_blocks counts in (stat(2))
 _WEEK = 7 * 24 * 3600
-_KEPT = {".part": _WEEK, ".map": _WEEK, ".put": 3600}  # seconds
+_KEPT = {".part": _WEEK, ".map": _WEEK, ".carried": _WEEK, ".put": 3600}  # seconds
 _NEW = 10  # seconds in which whoever made it may not have come to hold it
 _YOUNG = 3600  # seconds in which whoever was cut off is likely to come back
 

@@ -71,6 +71,11 @@ class Room:
         """Return how many bytes may still be reserved: what is under the cap, and free on the disk less `min_free`."""
         return self._left(self._book.read())
 
+    @property
+    def mark(self) -> int:
+        """Bytes up to which the store may fill: past them `excess` asks for eviction."""
+        return int(min(self._high * self.cap, self.cap - self._margin()))
+
     def excess(self) -> int:
         """Return how many bytes to free now: 0, or what brings a store that is too full down to the low-water mark.
 
