@@ -13,8 +13,26 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from mirror import __version__
-from mirror.cli import check, client_config, doctor, du, ls, pin, purge, ratelimit, refresh, serve, verify, why
-from mirror.errors import ConfigError, MirrorError
+from mirror.cli import (
+    bundle,
+    check,
+    client_config,
+    doctor,
+    du,
+    export,
+    import_,
+    ls,
+    pin,
+    plan,
+    prefetch,
+    purge,
+    ratelimit,
+    refresh,
+    serve,
+    verify,
+    why,
+)
+from mirror.errors import ConfigError, ListMalformed, MirrorError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +56,11 @@ app.command("unpin")(pin.unpin)
 app.command("purge")(purge.purge)
 app.command("refresh")(refresh.refresh)
 app.command("verify")(verify.verify)
+app.command("prefetch")(prefetch.prefetch)
+app.command("plan")(plan.plan)
+app.command("export")(export.export)
+app.command("import")(import_.import_)
+app.add_typer(bundle.app, name="bundle")
 app.command("why")(why.why)
 
 
@@ -64,6 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = app(arguments, prog_name="mirror", standalone_mode=False)
     except ConfigError as error:
         _fail(error.problems, as_json=as_json)
+        code = 2
+    except ListMalformed as error:
+        _fail(str(error).splitlines(), as_json=as_json)
         code = 2
     except MirrorError as error:
         _fail([str(error)], as_json=as_json)
