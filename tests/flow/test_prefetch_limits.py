@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mirror.airgap.choice import ReferrerTypes
 from mirror.airgap.prefetch.outcome import Resumed, Waiting
 from mirror.cache import space
 from mirror.store.changes import Pinned
@@ -172,6 +173,18 @@ async def test_an_upstream_that_only_fails_is_given_up_once_for_all_its_images(h
     assert first.failure is None
     assert all(one.failure is not None and "it answered 503" in one.failure for one in others)
     assert sum(here.slept) < 120
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_is_here_by_its_digest_needs_no_upstream(hub: Hub, here: Site) -> None:
+    image = hub.add_image("library/app", "v1")
+    none = ReferrerTypes.parse("none")
+    await here.fetch("app:v1", referrers=none)
+    await hub.stop()
+    absent, whole = await here.fetch("app:v2", f"app@{image}", referrers=none, jobs=1)
+    assert absent.failure is not None
+    assert whole.failure is None
+    await hub.start()
 
 
 @pytest.mark.usefixtures("impatient")

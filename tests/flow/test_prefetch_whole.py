@@ -232,6 +232,24 @@ async def test_a_client_of_the_mirror_beside_it_shares_the_fill(
     assert upstream.count(kind="manifest", method="GET") == 1
 
 
+async def test_images_at_once_share_the_fill_of_a_layer(upstream: FakeRegistry, here: Site) -> None:
+    layer = upstream.add_pattern_blob("library/app", 2 * MIB)
+    upstream.add_pattern_blob("library/other", 2 * MIB)
+    for tag in ("v1", "v2"):
+        upstream.add_image("library/app", tag, layers=[layer, tag.encode()])
+    upstream.add_image("library/other", "v1", layers=[layer, b"other"])
+    go = asyncio.Event()
+    upstream.fault(kind="blob", digest=layer, times=1, then=Gate(go, at_byte=MIB))
+    fetching = asyncio.create_task(here.fetch("app:v1", "app:v2", "other:v1"))
+    await upstream.seen(3, kind="manifest", method="GET")
+    await upstream.seen(7, kind="blob")  # three configs, three layers, and one for all
+    go.set()
+    fetched = await fetching
+    assert [one.failure for one in fetched] == [None] * 3
+    assert upstream.bytes_of(layer) <= 2 * MIB + 64 * 1024  # the other repository is asked for a first byte
+    assert sum(one.came.bytes for one in fetched) == sum(one.planned.to_fetch.bytes for one in fetched)
+
+
 # --- interruptions -------------------------------------------------------------------------------------------------
 
 

@@ -68,7 +68,10 @@ class Asking:
         """Return a manifest, and whether that took a counted request: not where it was here."""
         if isinstance(reference, Digest):
             digest = reference
-            here = await self._patiently(place, lambda: self._cache.manifests.held(repository, digest))
+            if self._cache.obtaining.here(repository, digest):  # whatever becomes of upstream
+                here = await self._cache.manifests.held(repository, digest)
+            else:
+                here = await self._patiently(place, lambda: self._cache.manifests.held(repository, digest))
             if here is not None:
                 return here, False
 
