@@ -13,7 +13,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from bench import cold, crash, crowd, far_range, first_pull, large, offline, tag, tls, trace
+from bench import airgap, cold, crash, crowd, far_range, first_pull, large, offline, tag, tls, trace
 from bench.figures import Figure, document, table
 from bench.options import Options
 from bench.stage import BenchError
@@ -34,6 +34,7 @@ BENCHES: dict[str, Callable[[Path, Options], list[Figure]]] = {
     "tls": tls.run,
     "large": large.run,
     "trace": trace.run,
+    "airgap": airgap.run,
 }
 
 

@@ -29,6 +29,7 @@ OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 SIGNATURE = "application/vnd.dev.cosign.simplesigning.v1+json"
+EMPTY = "application/vnd.oci.empty.v1+json"
 SUITE = "bookworm"
 
 # What containers' base images leave out as well; it halves the time that every unpacking takes.
@@ -244,13 +245,12 @@ class Layout:
         config = self.add_blob(
             json.dumps({"architecture": "", "os": "", "config": {}, "rootfs": rootfs}).encode(), OCI_CONFIG
         )
-        size = (self.path / "blobs/sha256" / of.digest.removeprefix("sha256:")).stat().st_size
         manifest = {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
             "config": config,
             "layers": [layer],
-            "subject": {"mediaType": OCI_MANIFEST, "digest": of.digest, "size": size},
+            "subject": self._descriptor(of.digest),
         }
         descriptor = self.add_blob(json.dumps(manifest).encode(), OCI_MANIFEST)
         self._name(tag, descriptor)
@@ -262,6 +262,30 @@ class Layout:
             {anywhere: config["digest"]},
             {anywhere: (layer["digest"],)},
         )
+
+    def add_referrer(self, of: Image, kind: str, body: bytes) -> dict[str, Any]:
+        """Store an artifact whose subject is the image, as ORAS does; return its descriptor, as registries list it."""
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "artifactType": kind,
+            "config": self.add_blob(b"{}", EMPTY),
+            "layers": [self.add_blob(body, kind)],
+            "subject": self._descriptor(of.digest),
+        }
+        return {**self.add_blob(json.dumps(manifest).encode(), OCI_MANIFEST), "artifactType": kind}
+
+    def add_listing(self, of: Image, referrers: Iterable[dict[str, Any]]) -> tuple[str, str]:
+        """Store a list of referrers for a registry without that endpoint; return the tag that it has there, and digest.
+
+        distribution-spec 1.1, "Referrers Tag Schema".
+        """
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(referrers)}
+        return of.digest.replace(":", "-"), self.add_blob(json.dumps(index).encode(), OCI_INDEX)["digest"]
+
+    def _descriptor(self, digest: str) -> dict[str, Any]:
+        body = (self.path / "blobs/sha256" / digest.removeprefix("sha256:")).read_bytes()
+        return {"mediaType": json.loads(body)["mediaType"], "digest": digest, "size": len(body)}
 
     def _name(self, tag: str | None, descriptor: dict[str, Any]) -> None:
         if tag is not None:

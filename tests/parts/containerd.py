@@ -38,7 +38,7 @@ class Containerd(Program):
         cri_mirrors: Mapping[str, str] | None = None,
         root: Path | None = None,
     ) -> None:
-        self.socket = directory / "sock"
+        self.socket, self.root = directory / "sock", directory / "root"
         self._hosts = directory / "hosts" if root is None else _CERTS
         self._within = laid_over(root)
         for name, text in (hosts or {}).items():
@@ -49,7 +49,7 @@ class Containerd(Program):
             "\n".join(
                 [
                     "version = 2",
-                    f'root = "{directory}/root"',
+                    f'root = "{self.root}"',
                     f'state = "{directory}/state"',
                     "[grpc]",
                     f'address = "{self.socket}"',
@@ -77,12 +77,28 @@ class Containerd(Program):
         command = ["ctr", "--address", str(self.socket), "--namespace", self.namespace, *arguments]
         return run(*self._within, *command, env=NO_WAY_OUT)
 
-    def pull(self, reference: str) -> None:
-        self._ctr("images", "pull", "--hosts-dir", str(self._hosts), reference)
+    def pull(self, reference: str, *platforms: str) -> None:
+        chosen = [f"--platform={platform}" for platform in platforms]
+        self._ctr("images", "pull", "--hosts-dir", str(self._hosts), *chosen, reference)
+
+    def load(self, archive: Path, *options: str) -> str:
+        """Take an archive in by `ctr images import`."""
+        return self._ctr("images", "import", *options, str(archive))
+
+    def named(self) -> dict[str, str]:
+        """Return the digests of all images by their names."""
+        return {line.split()[0]: line.split()[2] for line in self._ctr("images", "ls").splitlines()[1:]}
+
+    def contents(self) -> set[str]:
+        """Return the digests of all that it holds, as it lies there."""
+        found = set()
+        for path in (self.root / "io.containerd.content.v1.content/blobs/sha256").iterdir():
+            with path.open("rb") as file:
+                found.add(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
+        return found
 
     def check(self, reference: str, image: Image) -> None:
-        named = {line.split()[0]: line.split()[2] for line in self._ctr("images", "ls").splitlines()[1:]}
-        assert named[reference] == image.digest
+        assert self.named()[reference] == image.digest
         for digest in image.everything():
             got = subprocess.run(
                 ["ctr", "--address", self.socket, "--namespace", self.namespace, "content", "get", digest],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.parts.client import NO_WAY_OUT
 from tests.parts.etc import laid_over
@@ -62,15 +62,28 @@ class Podman(_Library):
             *self._within, "podman", *self.storage, f"--tmpdir={self._directory}/podman", *arguments, env=self.env
         )
 
-    def pull(self, reference: str) -> None:
-        policy = f"--signature-policy={self._directory}/policy.json"
-        self._podman("pull", "--quiet", policy, reference)
+    def pull(self, *references: str, platform: str | None = None) -> None:
+        chosen = [f"--platform={platform}"] if platform else []
+        self._podman("pull", "--quiet", f"--signature-policy={self._directory}/policy.json", *chosen, *references)
 
-    def check(self, reference: str, image: Image) -> None:
+    def load(self, archive: Path) -> str:
+        """Take an archive in by `podman load`."""
+        policy = f"--signature-policy={self._directory}/policy.json"
+        return self._podman("load", policy, "--input", str(archive))
+
+    def save(self, archive: Path, reference: str, form: str) -> None:
+        """Write an image by `podman save`, as `docker-archive` or `oci-archive`."""
+        self._podman("save", "--quiet", "--format", form, "--output", str(archive), reference)
+
+    def inspect(self, reference: str) -> dict[str, Any]:
         (got,) = json.loads(self._podman("image", "inspect", reference))
-        assert f"sha256:{got['Id']}" == image.configs[_PLATFORM]
-        assert image.manifests[_PLATFORM] in [name.partition("@")[2] for name in got["RepoDigests"]]
-        assert tuple(got["RootFS"]["Layers"]) == image.diff_ids[_PLATFORM]
+        return dict(got)
+
+    def check(self, reference: str, image: Image, platform: str = _PLATFORM) -> None:
+        got = self.inspect(reference)
+        assert f"sha256:{got['Id']}" == image.configs[platform]
+        assert image.manifests[platform] in [name.partition("@")[2] for name in got["RepoDigests"]]
+        assert tuple(got["RootFS"]["Layers"]) == image.diff_ids[platform]
 
     def forget(self) -> None:
         self._podman("rmi", "--all", "--force")
@@ -126,6 +139,13 @@ class Skopeo(_Library):
             *(["--all"] if ".sig" not in reference else []),
             f"docker://{reference}", f"oci:{layout}:pulled", env=self.env,
         )  # fmt: skip
+
+    def copy(self, source: str, *options: str) -> None:
+        """Copy from anywhere; `check` then knows it by `source`."""
+        layout = self._layout(source)
+        layout.mkdir(parents=True)
+        policy = ["--policy", self._directory / "policy.json"]
+        run(*self._within, "skopeo", *policy, "copy", "--quiet", *options, source, f"oci:{layout}:pulled", env=self.env)
 
     def check(self, reference: str, image: Image) -> None:
         layout = self._layout(reference)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.parts.client import NO_WAY_OUT
 from tests.parts.etc import laid_over
@@ -56,12 +56,23 @@ class Dockerd(Program):
     def _docker(self, *arguments: str) -> str:
         return run("docker", "--host", self._host, *arguments, env=self._client_env)
 
-    def pull(self, reference: str) -> None:
-        self._docker("pull", "--quiet", reference)
+    def pull(self, reference: str, platform: str | None = None) -> None:
+        self._docker("pull", "--quiet", *([f"--platform={platform}"] if platform else []), reference)
 
-    def check(self, reference: str, image: Image) -> None:
+    def load(self, archive: Path) -> str:
+        """Take an archive in by `docker load`."""
+        return self._docker("load", "--input", str(archive))
+
+    def save(self, archive: Path, *references: str) -> None:
+        """Write images by `docker save`."""
+        self._docker("save", "--output", str(archive), *references)
+
+    def inspect(self, reference: str) -> dict[str, Any]:
         (got,) = json.loads(self._docker("image", "inspect", reference))
-        platform = "linux/amd64"
+        return dict(got)
+
+    def check(self, reference: str, image: Image, platform: str = "linux/amd64") -> None:
+        got = self.inspect(reference)
         assert got["Id"] == image.configs[platform]
         assert image.digest in [name.partition("@")[2] for name in got["RepoDigests"]]
         assert tuple(got["RootFS"]["Layers"]) == image.diff_ids[platform]

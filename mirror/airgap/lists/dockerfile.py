@@ -23,6 +23,7 @@ _FROM = re.compile(r"^[ \t]*FROM[ \t]+\S", re.IGNORECASE | re.MULTILINE)
 _ARGUMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:=((?:\"[^\"]*\"|'[^']*'|[^\s\"'])*))?")
 _VARIABLE = re.compile(r"\$\{[^}]*\}|\$[a-z0-9_]+")
 _MOST_GUESSES = 500  # and stages that each is compared with
+_LONGEST_GUESS = 256  # characters
 _SCRATCH = "scratch"
 # The builder sets these, from the platforms of the build: they are not known here.
 _PLATFORM_ARGUMENTS = tuple(
@@ -139,6 +140,8 @@ class _Build:
 
     def _may_be_stage(self, text: str) -> bool:
         """Say whether `base-$TARGETARCH` can be one of the stages, since all of them are read anyway."""
+        if len(text) > _LONGEST_GUESS:
+            return False
         glob = Glob(_VARIABLE.sub("*", text.lower()))
         self.guesses += 1
         # `FROM $TARGETOS` is one of several stages; `FROM $BASE` is an image that the person has to name.

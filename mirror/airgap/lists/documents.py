@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MOST_BYTES = 64 << 20  # of one input
+MOST_CHARACTERS = 16 << 20  # the same: the parser of YAML needs many times as much memory
 MOST_OF_DOCKERFILE = 1 << 20  # characters
 MOST_LINES = 1_000_000  # where it is not JSON
 
@@ -115,6 +116,8 @@ def documents(text: str) -> list[Document]:
             return [Document(text, (tree,)) for tree in read_json(text)]
         except TreeMalformed as error:
             problem = str(error)
+    if len(text) > MOST_CHARACTERS:
+        raise ListMalformed(f"it is no JSON, and has more than {MOST_CHARACTERS} characters; split it, or write JSON")
     if text.count("\n") >= MOST_LINES:
         raise ListMalformed(f"it has more than {MOST_LINES} lines; split it")
     if BEGINNING.match(text) and len(text) > MOST_OF_DOCKERFILE:

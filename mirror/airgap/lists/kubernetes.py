@@ -69,8 +69,6 @@ def _mappings(tree: Tree) -> Iterator[tuple[dict[str, Tree], bool]]:
             ahead.extend((item, foreign) for item in reversed(here))
         elif isinstance(here, dict):
             if _is_object(here):
-                if here["kind"] == "CustomResourceDefinition":
-                    continue
                 foreign = not _BUILT_IN.fullmatch(str(here["apiVersion"]))
             yield here, foreign
             ahead.extend((here[key], foreign) for key in reversed(here) if key not in _PASSED_OVER)

@@ -171,15 +171,15 @@ class _Builder:
                 frame.tree[frame.key] = tree  # written twice: the last one counts, as for Go and JavaScript
 
     def _merge(self, frame: _Frame) -> None:
-        """Take over what `<<` names (yaml.org/type/merge): its own keys count first, then the earlier mapping's."""
+        """Take over what `<<` names (yaml.org/type/merge): its own keys count first, then the earlier mapping's.
+
+        What is merged stands below the key, so it has been counted.
+        """
         if not isinstance(frame.tree, dict):
             return
         for merge in frame.merges:
             for source in merge if isinstance(merge, list) else [merge]:
                 if isinstance(source, dict):
-                    self.values += len(source)
-                    if self.values > MOST_VALUES:
-                        raise TreeMalformed(f"it has more than {MOST_VALUES} values, merged ones included; split it")
                     for key, value in source.items():
                         frame.tree.setdefault(key, value)
 

@@ -84,6 +84,7 @@ def test_instructions_are_read_as_builders_read_them(text: str, expected: list[s
         ("ARG V=2\nFROM a:1\nCOPY --from=b:$V . .", "b:$V", "--arg V=VALUE"),
         ("FROM $TARGETARCH", "$TARGETARCH", "--arg TARGETARCH=VALUE"),
         ("FROM a AS b\nFROM $BASE", "$BASE", "--arg BASE=VALUE"),
+        ("FROM a:1\nARG V=1\nFROM b:1\nCOPY --from=c:$V . .", "c:$V", "--arg V=VALUE"),
         ("FROM a-$TARGETARCH", "a-$TARGETARCH", "--arg TARGETARCH=VALUE"),
         ("FROM a:1\nFROM os import path", "FROM os import path", "FROM IMAGE AS STAGE"),
         ("FROM a:1\nFROM {{ base }}:1", "FROM {{ base }}:1", "FROM IMAGE AS STAGE"),

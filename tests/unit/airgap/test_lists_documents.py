@@ -118,6 +118,8 @@ def test_a_long_text_list_is_read_in_time_that_grows_with_it() -> None:
 def test_an_input_of_more_lines_or_images_than_any_list_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ListMalformed, match="more than 1000000 lines; split it"):
         listed("\n" * MOST_LINES)
+    with pytest.raises(ListMalformed, match="more than 16777216 characters; split it, or write JSON"):
+        listed("x" * (1 + (16 << 20)))
     with pytest.raises(ListMalformed, match="as a Dockerfile, and has more than 1048576 characters"):
         listed("FROM a\n" + "RUN x\n" * 200_000)
     monkeypatch.setattr(sink, "_MOST", 20)

@@ -70,6 +70,12 @@ def test_objects_that_follow_each_other_in_json_are_read_too() -> None:
     assert len(listed(json.dumps(first) + "\n" + json.dumps(second)).wanted) == 2
 
 
+def test_a_container_outside_of_a_list_is_one_too() -> None:
+    template = "{container: {image: alpine}, script: {image: python}, other: {image: dark}}"
+    found = listed(f"apiVersion: argoproj.io/v1alpha1\nkind: Workflow\nspec: {{templates: [{template}]}}\n")
+    assert images(found) == ["docker.io/library/alpine:latest", "docker.io/library/python:latest"]
+
+
 def test_what_is_known_to_be_no_image_is_passed_over() -> None:
     found = listed(
         "apiVersion: example.org/v1\nkind: Shop\nspec:\n  image: logo.png\n  icon: {image: 'https://h.io/a:1'}\n"
@@ -117,6 +123,12 @@ def test_a_broken_document_spoils_no_other_and_is_named() -> None:
     )
     assert images(found) == ["docker.io/library/a:1", "docker.io/library/b:1"]
     assert [(unread.text, unread.place) for unread in found.unread] == [("kind: {{ .Values.kind }}", "list:6")]
+
+
+def test_text_between_documents_is_no_list() -> None:
+    found = listed(OBJECT.replace("{}", "a:1") + "---\nnginx\n")
+    assert images(found) == ["docker.io/library/a:1"]
+    assert [(unread.text, unread.place) for unread in found.unread] == [("nginx", "list:6")]
 
 
 def test_documents_of_several_forms_in_one_input_are_each_read_as_what_they_are() -> None:

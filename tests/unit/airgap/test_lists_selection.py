@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirror.airgap.lists.references import read_reference
-from mirror.airgap.lists.selection import Glob, read_selection
+from mirror.airgap.lists.selection import Glob, Regular, Several, read_selection
 from mirror.airgap.lists.versions import VersionRange, version_of
 from mirror.errors import TagInvalid
 
@@ -94,6 +94,8 @@ def test_a_selection_means_the_tags_that_it_says(text: str, expected: list[str])
         (">=1", ["1.0.0"], ["0.9.9"]),
         (">*", [], ["0.0.0", "1.0.0"]),
         (">= 1.2  < 2", ["1.2.0"], ["2.0.0"]),
+        (">=2.0.0-a ^1", [], ["2.0.0-b", "1.9.0", "2.0.0"]),
+        (">=2.0.0-a <2", [], ["2.0.0-b"]),
         ("1.2.3+build", ["1.2.3"], ["1.2.4"]),
     ],
 )
@@ -165,6 +167,13 @@ def test_whatever_stands_behind_the_colon_is_a_selection_or_refused(text: str, t
     again = read_selection(str(selection))
     assert again.choose(tags) == found
     assert str(again) == str(selection)
+
+
+def test_an_expression_with_the_mark_between_selections_can_be_written_among_them() -> None:
+    several = Several((Regular.parse("a[;-]b"), Glob("x*")), (Regular.parse(";"),))
+    again = read_selection(str(several))
+    assert again.choose(["a-b", "a-c", "x1"]) == several.choose(["a-b", "a-c", "x1"]) == ["a-b", "x1"]
+    assert str(again) == str(several)
 
 
 @fuzz

@@ -43,6 +43,8 @@ def test_the_targets_of_a_mapping_are_left_away() -> None:
         ("quay.io/a/app:>=1.2 <2", ["quay.io/a/app:>=1.2 <2"]),
         ("quay.io/a/app:>=1.2,<2", ["quay.io/a/app:>=1.2 <2"]),
         ("quay.io/a/app:^1.2 || ^3", ["quay.io/a/app:^1.2 || ^3"]),
+        ("a.io/a:>=1 <2\nb.io/b:>=1 <2", ["a.io/a:>=1 <2", "b.io/b:>=1 <2"]),
+        ("quay.io/a/app:{/v1/; /v2/}", ["quay.io/a/app:{/v1/; /v2/}"]),
         ("quay.io/a/app:1.2 - 1.4", ["quay.io/a/app:1.2 - 1.4"]),
         ("quay.io/a/app:1.2 - 1.4  # a range", ["quay.io/a/app:1.2 - 1.4"]),
         ("quay.io/a/app:/^v1\\.[0-9]+$/", ["quay.io/a/app:/^v1\\.[0-9]+$/"]),
