@@ -140,7 +140,7 @@ class Site:
         with room(name, memory=True) as directory, self.island.inside():
             yield directory
         with pytest.raises(BlockingIOError):
-            self.uplink.accept()
+            self.uplink.accept()[0].close()
 
 
 @pytest.fixture(scope="module")
