@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 run: $(VENV)/.run  ## start the mirror on 127.0.0.1:5000
 	$(BIN)/mirror serve $(if $(CONFIG),--config $(CONFIG))
 
-test: lint  ## everything: lint, types, import contracts, unit to client tests, on two cores
-	$(BIN)/pytest -n 2 --dist loadgroup
+test: lint  ## everything: lint, types, import contracts, unit to client tests; many wait, so three at once keep two cores busy
+	$(BIN)/pytest -n 3 --dist loadgroup
 
 lint: $(VENV)/.dev  ## ruff, mypy strict, import contracts
 	$(BIN)/ruff check .
@@ -24,7 +24,7 @@ clients: $(VENV)/.dev  ## only the tests with real clients
 bench: $(VENV)/.dev  ## measure what the promises cost
 	$(BIN)/python -m bench
 soak: $(VENV)/.dev  ## a thousand kills amid random work; SOAK_KILLS and SOAK_SEED say how many, and from where
-	SOAK_KILLS=$${SOAK_KILLS:-1000} $(BIN)/pytest -n 2 tests/model
+	SOAK_KILLS=$${SOAK_KILLS:-1000} $(BIN)/pytest -n 2 tests/model tests/faults/test_airgap_kills.py
 
 clean: ; rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform as machine
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 # What a platform without a variant means where an image tells variants apart (containerd, platforms/database.go).
 _IMPLIED = {"arm64": "v8", "arm": "v7", "amd64": "v1"}
+_MEDIA_TYPE = re.compile(r"[^\s/,]+/[^\s/,]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,21 @@ class ReferrerTypes:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `--referrers`: `all`, `none`, or media types separated by commas."""
+        """Read `--referrers`: `all`, `none`, or media types separated by commas.
+
+        Raise `ValueError` with what would be right: what is no media type (RFC 6838 §4.2) would match none, in silence.
+        """
         words = [word.strip() for word in text.split(",") if word.strip()]
         if words == ["all"] or not words:
             return cls(None)
-        return cls(frozenset() if words == ["none"] else frozenset(words))
+        if words == ["none"]:
+            return cls(frozenset())
+        for word in words:
+            if not _MEDIA_TYPE.fullmatch(word):
+                raise ValueError(
+                    f"{word!r} is no artifact type; one looks like application/spdx+json, or say all, or none"
+                )
+        return cls(frozenset(words))
 
     @property
     def none(self) -> bool:

@@ -14,6 +14,7 @@ from cachetools import TTLCache
 
 from mirror import metrics
 from mirror.cache.candidates import Candidates
+from mirror.config.units import show_bytes
 from mirror.errors import NoSpace, StoreError
 
 if TYPE_CHECKING:
@@ -185,9 +186,9 @@ class Evictor:
         room, totals, most = self._store.room, self.totals(), self.most()
         if size > most + room.balance().held:
             raise NoSpace(
-                f"{size} bytes do not fit in the store {self._store.layout.root}: it may take {room.cap}, and "
-                f"{totals.pinned_taken} of them are pinned; raise storage.max_size, lower storage.min_free, "
-                "free the disk, or unpin images (mirror pin --list)"
+                f"{show_bytes(size)} do not fit in the store {self._store.layout.root.absolute()}: it may take "
+                f"{show_bytes(room.cap)}, of which {show_bytes(totals.pinned_taken)} are pinned; raise "
+                "storage.max_size, lower storage.min_free, free the disk, or unpin images (mirror pin --list)"
             )
         return size <= most
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import structlog
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from mirror.store.store import Store
 
     Key = tuple[Repository, Reference, Digest]
-    Noted = dict[tuple[Repository, Reference], tuple[Digest, float]]
+    Noted = OrderedDict[tuple[Repository, Reference], tuple[Digest, float]]
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +48,7 @@ class Record:
         self._store = store
         self._history = History(store.layout)
         self._clock = clock
-        self._waiting: Noted = {}
+        self._waiting: Noted = OrderedDict()
         self._written: LRUCache[Key, float] = LRUCache(_KNOWN)
         self._tagged: LRUCache[tuple[Repository, Digest], float] = LRUCache(_KNOWN)  # what tags were, and when
         self._flushing = asyncio.Lock()
@@ -60,21 +61,25 @@ class Record:
     def note(self, repository: Repository, reference: Reference, digest: Digest) -> None:
         """A client was given `digest` for `reference`. Takes a microsecond or two."""
         self._waiting[repository, reference] = digest, self._clock()
-        if len(self._waiting) > MOST:
-            del self._waiting[next(iter(self._waiting))]
+        self._trim()
 
     async def flush(self) -> None:
         """Write what is new; raise `StoreError`, and then nothing is forgotten."""
         async with self._flushing:
             if not self._waiting:
                 return
-            noted, self._waiting = self._waiting, {}
+            noted, self._waiting = self._waiting, OrderedDict()
             try:
                 written = await self._store.threads.run(self._write, noted)
             except BaseException:  # the disk has refused, or the mirror stops
                 self._waiting = noted | self._waiting
+                self._trim()
                 raise
             self._written.update(written)
+
+    def _trim(self) -> None:
+        while len(self._waiting) > MOST:
+            self._waiting.popitem(last=False)
 
     async def close(self) -> None:
         """Write the rest."""

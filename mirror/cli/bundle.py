@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mirror.cli.naming import named
 from mirror.cli.options import JsonOption  # noqa: TC001  # typer reads it at run time
 from mirror.cli.tables import Column, bytes_progress, counted, show, show_json
 from mirror.config.units import show_bytes
@@ -57,7 +58,8 @@ def inspect(
     """Say what is in a bundle. Only its beginning is read; mirror bundle verify reads all of it."""
     from mirror.airgap.bundle import inspection  # noqa: PLC0415  # not needed to print help
 
-    found = inspection.inspect(bundle)
+    with named(*bundle):
+        found = inspection.inspect(bundle)
     signature = _signature(found.body, found.signature, key)
     if json:
         show_json(
@@ -84,8 +86,7 @@ def verify(
     """Read all of a bundle, and say what is wrong with it. With --key the signature is checked first."""
     from mirror.airgap.bundle.source import bundles  # noqa: PLC0415  # not needed to print help
 
-    given = [path for path in bundle if not _lies_beside(path, bundle)]
-    reports = [_verified(paths, key, hidden=json) for paths in bundles(given)]
+    reports = [_verified(paths, key, hidden=json) for paths in bundles(bundle)]
     if json:
         show_json(bundles=reports)
     raise typer.Exit(1 if any(report["problems"] for report in reports) else 0)
@@ -102,7 +103,10 @@ def diff(
     from mirror.airgap.bundle.comparison import compare  # noqa: PLC0415  # not needed to print help
     from mirror.airgap.bundle.parent import manifest_of  # noqa: PLC0415  # the same
 
-    found = compare(manifest_of(first), manifest_of(second))
+    with named(first):
+        before = manifest_of(first)
+    with named(second):
+        found = compare(before, manifest_of(second))
     if json:
         show_json(**(asdict(found) | {"changes": [_changed(change) for change in found.changes]}))
         return
@@ -112,12 +116,6 @@ def diff(
         typer.echo("")
     for line in _compared(found):
         typer.echo(line)
-
-
-def _lies_beside(path: str, given: list[str]) -> bool:
-    """Say whether this is the manifest, or its signature, of a bundle that is `given` too: the shell names all."""
-    name, found, _ = path.partition(".bundle.json")
-    return bool(found) and any(other.startswith(name) and ".bundle.json" not in other for other in given)
 
 
 def _signature(body: bytes, signature: bytes | None, key: Path | None) -> dict[str, Any]:
@@ -223,7 +221,7 @@ def _verified(paths: list[str], key: Path | None, *, hidden: bool) -> dict[str, 
     if hidden:
         return report
     for problem in report["problems"][:_MOST]:
-        typer.echo(f"{label}: {problem}", err=True)
+        typer.echo(problem if problem.startswith(label) else f"{label}: {problem}", err=True)
     if (more := len(report["problems"]) - _MOST) > 0:
         typer.echo(f"{label}: and {counted(more, 'more problem')}; --json names all", err=True)
     if not report["problems"]:

@@ -115,15 +115,35 @@ def output(out: str, *, zstd: bool, split: str | None) -> Output:
             raise typer.BadParameter(f"-o {out} is a device or a pipe, and --split makes files; name a file")
         return Output(None, device=path, zstd=zstd)
     if other := _OTHERS.get(path.suffix):
-        raise typer.BadParameter(f"-o {out}: a bundle is not packed by {other}; name it {path.stem}.tar.zst, or .tar")
+        raise typer.BadParameter(
+            f"-o {out}: a bundle is not packed by {other}; name it {_plain(path)}.tar.zst, or .tar"
+        )
     return Output(path, zstd=zstd or path.suffix in _ZSTD, part=part)
+
+
+def _plain(path: Path) -> str:
+    """Return the name without what says how it is packed: `june` of `june.tar.gz`."""
+    return path.stem.removesuffix(".tar")
 
 
 def _directory(path: Path) -> Output:
     if path.exists() and not path.is_dir():
         raise typer.BadParameter(f"-o {path}/ is a file; name a new directory")
-    if path.is_dir() and any(path.iterdir()) and not (path / "bundle.json").is_file():
-        raise typer.BadParameter(f"-o {path} holds something that is no bundle; name a new or an empty directory")
+    if path.is_dir():
+        from mirror.airgap.bundle.layout import FILES  # noqa: PLC0415  # not needed to print help
+        from mirror.airgap.bundle.manifest import NAME, SIGNATURE  # noqa: PLC0415  # the same
+
+        # It is exchanged for a new one as a whole.
+        if path.resolve().is_mount():
+            raise typer.BadParameter(
+                f"-o {path}/ is where a disk is mounted; name a directory on it, as {path}/bundle/"
+            )
+        names = {one.name for one in path.iterdir()}
+        others = sorted(names - {NAME, SIGNATURE, *FILES, "blobs"} if NAME in names else names)
+        if others:
+            raise typer.BadParameter(
+                f"-o {path}/ holds {others[0]}, which is no part of a bundle; name a new or an empty directory"
+            )
     return Output(path, directory=True)
 
 

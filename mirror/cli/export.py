@@ -12,6 +12,7 @@ import typer
 from mirror import config as configuration
 from mirror.cli.bundling import OutOption, SplitOption, ZstdOption, output
 from mirror.cli.inputs import FromOption, ServedOption, ValueOption, read_inputs
+from mirror.cli.naming import named
 from mirror.cli.opening import PatternsArgument, caution_of, opened_by, parsed
 from mirror.cli.options import ConfigOption, JsonOption  # noqa: TC001  # typer reads it at run time
 from mirror.cli.passphrase import PassphraseFileOption, asking
@@ -80,7 +81,7 @@ def export(  # noqa: PLR0917  # typer passes them by name
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Write images that are here into a bundle for mirror import, which docker load, podman and ctr take as well."""
+    """Write images into a bundle. mirror import takes it in, and so do docker load, podman and ctr."""
     from mirror.cli.exporting import Damaged, gathered, report, write  # noqa: PLC0415  # not needed to print help
 
     patterns = parsed(images)
@@ -120,13 +121,20 @@ def _choice(platform: Sequence[str] | None, referrers: str | None, index: str) -
         platforms = Platforms.parse(platform) if platform else None
     except ValueError as error:
         raise typer.BadParameter(f"--platform: {error}") from None
-    return Choice(platforms, ReferrerTypes.parse(referrers) if referrers else None, rewrite=index == "rewrite")
+    try:
+        types = ReferrerTypes.parse(referrers) if referrers else None
+    except ValueError as error:
+        raise typer.BadParameter(f"--referrers: {error}") from None
+    return Choice(platforms, types, rewrite=index == "rewrite")
 
 
 def _parent(path: str | None) -> BundleManifest | None:
     from mirror.airgap.bundle.parent import manifest_of  # noqa: PLC0415  # not needed to print help
 
-    return manifest_of(path) if path is not None else None
+    if path is None:
+        return None
+    with named(path):
+        return manifest_of(path)
 
 
 def _signature(manifest: BundleManifest, key: Path | None, passphrase_file: Path | None) -> bytes | None:

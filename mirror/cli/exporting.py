@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from mirror.airgap.bundle import asking, gathering, writer
-from mirror.airgap.bundle.manifest import NAME, SIGNATURE
-from mirror.airgap.bundle.parent import BESIDE
-from mirror.airgap.bundle.targets import FileTarget, refusing
+from mirror.airgap.bundle.beside import Beside
+from mirror.airgap.bundle.source import BESIDE
+from mirror.airgap.bundle.targets import refusing
 from mirror.airgap.bundle.writer import Damaged
 from mirror.cli.opening import caution
 from mirror.cli.tables import bytes_progress, counted, progress, show_json
@@ -85,33 +86,15 @@ def gathered(
 def write(made: Export, to: Output, signature: bytes | None, *, hidden: bool) -> None:
     """Write the bundle, and its manifest beside it. Raise `Damaged`, or another `MirrorError`: then there is none."""
     plan = writer.plan(made.manifest, made.found.runnable, made.found.bodies, signature=signature)
-    form = to.open(plan.archive_size)
+    opened = made.store.blobs.open
     with bytes_progress(plan.content_size, hidden=hidden) as advance:
         if to.path is None:
-            writer.write(plan, form, made.store.blobs.open, advance)
+            writer.write(plan, to.open(plan.archive_size), opened, advance)
         else:
-            with refusing(to.path):
-                made.files = writer.write(plan, form, made.store.blobs.open, advance)
-                made.files += _write_beside(to.path, plan)
+            with refusing(to.path), closing(Beside(to.path, dict(plan.documents))) as beside:
+                made.files = writer.write(plan, to.open(plan.archive_size), opened, advance, beside.clear)
+                made.files += beside.finish()
     made.plan = plan
-
-
-def _write_beside(path: Path, plan: Plan) -> tuple[Path, ...]:
-    """Write manifest and signature to files of their own: next month's bundle needs no more of this one."""
-    written: list[Path] = []
-    documents = dict(plan.documents)
-    for name, suffix in ((NAME, BESIDE), (SIGNATURE, f"{BESIDE}.sig")):
-        beside = path.with_name(path.name + suffix)
-        if name not in documents:
-            beside.unlink(missing_ok=True)  # it was that of an earlier bundle
-            continue
-        target = FileTarget(beside)
-        try:
-            target.write(memoryview(documents[name]))
-            written += target.finish()
-        finally:
-            target.close()
-    return tuple(written)
 
 
 def _all(questions: Sequence[Question]) -> list[asking.Asked]:
@@ -145,8 +128,11 @@ def _summary(made: Export, to: Output, *, allowed: bool) -> str:
     assert made.plan is not None  # noqa: S101  # the caller looked
     carried = made.plan.contents
     left = len(made.manifest.contents) - len(carried)
+    referring = sum(bool(image.subject) for image in made.manifest.images)
+    more = f" and {referring} for what refers to them" if referring else ""
     lines = [
-        f"{to.name}: {counted(len(made.manifest.images), 'name')}, {counted(len(carried), 'content')}, "
+        f"{to.name}: {counted(len(made.manifest.images) - referring, 'name')}{more}, "
+        f"{counted(len(carried), 'content')}, "
         f"{show_bytes(made.plan.content_size)}"
         + (f"; {counted(left, 'content')} left out, which {made.manifest.parent} has" if left else "")
         + (" (without what is missing)" if allowed and not made.whole else ""),

@@ -15,30 +15,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mirror import config as configuration
+from mirror.cli.naming import about
 from mirror.cli.opening import DryRunOption, caution, opened_by
 from mirror.cli.options import ConfigOption, JsonOption  # noqa: TC001  # typer reads it at run time
-from mirror.cli.tables import Column, bytes_progress, counted, show, show_json
+from mirror.cli.tables import Column, bytes_progress, counted, show, show_json, some_of
 from mirror.config.units import show_bytes
-from mirror.errors import MirrorError
+from mirror.errors import BundleRefused, MirrorError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mirror.airgap.bundle.intake import Intake
+    from mirror.airgap.bundle.manifest import Content
     from mirror.airgap.bundle.outcome import Imported, ImportedImage, Terms
     from mirror.airgap.bundle.source import Source
     from mirror.config import Config
     from mirror.oci.reference import ImageReference
 
-_COLUMNS = (Column("NAME"), Column("DIGEST"), Column("PLATFORMS"), Column("SIZE", right=True), Column(""))
-_MOST = 20  # of what is missing that are named in text; JSON has all
+    Failures = list[tuple[str, MirrorError]]  # what is told of each, and what it was
+
+_COLUMNS = (Column("IMAGE"), Column("DIGEST"), Column("PLATFORMS"), Column("SIZE", right=True), Column(""))
+_DIGITS = 12  # of a digest in the table
+_MOST = 5  # of what is missing that are named in text; JSON has all
 
 
 def import_(  # noqa: PLR0917  # typer passes them by name
     bundles: Annotated[
         list[str],
         typer.Argument(
-            metavar="BUNDLE...",
+            metavar="BUNDLE",
             help="Bundles: files, parts of one in any order, directories, or - for standard input. OCI image layouts "
             "and what docker save wrote are taken, too, packed by zstd or gzip or not.",
         ),
@@ -74,14 +79,17 @@ def import_(  # noqa: PLR0917  # typer passes them by name
 
     It can be interrupted, and run again to go on; a running mirror serves the images at once.
     """
-    from mirror.airgap.bundle.outcome import Terms  # noqa: PLC0415  # not needed to print help
+    from mirror.airgap.bundle import signers  # noqa: PLC0415  # not needed to print help
+    from mirror.airgap.bundle.outcome import Terms  # noqa: PLC0415  # the same
     from mirror.airgap.bundle.source import bundles as sorted_out  # noqa: PLC0415  # the same
     from mirror.store.store import Store  # noqa: PLC0415  # the same
 
     settings = configuration.load(config, os.environ)
     terms = Terms(key, _named(repository), partial=partial, expire=expire, pin=not no_pin, dry=dry_run)
+    if key is not None:
+        signers.read(key)  # before a store is made, or a large bundle opened
     done: list[Imported] = []
-    failures: list[MirrorError] = []
+    failures: Failures = []
     with ExitStack() as stack:
         if dry_run and not (settings.storage.path / "VERSION").exists():
             caution(f"{settings.storage.path.absolute()} holds no store yet: nothing is here")
@@ -92,30 +100,39 @@ def import_(  # noqa: PLR0917  # typer passes them by name
             try:
                 done.append(_import(settings, paths, terms, as_json=json))
             except MirrorError as error:
-                failures.append(error)
+                failures.append((about(paths, str(error)), error))
             except KeyboardInterrupt:
-                failures.append(
-                    MirrorError("interrupted; what has come stays, and running it again goes on from there")
-                )
+                left = MirrorError("interrupted; what has come stays, and running it again goes on from there")
+                failures.append((str(left), left))
                 break
-    if json:
-        show_json(
-            bundles=[_report(imported) for imported in done],
-            failures=[
-                {"problem": str(error), "missing": _missing(getattr(error, "missing", ()))} for error in failures
-            ],
-        )
-    else:
-        for imported in done:
-            _tell(imported, terms)
+    (_show_json if json else _show)(done, failures, terms)
     for namespace in _unserved(settings, done):
         caution(
             f"{namespace} is not among the upstreams of the configuration, so its images are here and nobody is served "
             f'them; write "{namespace}: true" under upstreams'
         )
-    for failure in failures:
-        typer.echo(str(failure), err=True)
     raise typer.Exit(1 if failures or any(imported.missing for imported in done) else 0)
+
+
+def _show_json(done: list[Imported], failures: Failures, _: Terms) -> None:
+    show_json(
+        bundles=[_report(imported) for imported in done],
+        failures=[
+            {"problem": text, "missing": _missing(getattr(failure, "missing", ()))} for text, failure in failures
+        ],
+    )
+    for text, _failure in failures:
+        typer.echo(text, err=True)
+
+
+def _show(done: list[Imported], failures: Failures, terms: Terms) -> None:
+    for number, imported in enumerate(done):
+        if number:
+            typer.echo("")
+        _tell(imported, terms)
+    for text, failure in failures:
+        typer.echo(text, err=True)
+        _tell_missing(getattr(failure, "missing", ()))
 
 
 def _unserved(settings: Config, done: list[Imported]) -> list[str]:
@@ -154,57 +171,72 @@ def _import(settings: Config, paths: list[str], terms: Terms, *, as_json: bool) 
     ):
         intake = Intake(store, settings.storage, terms)
         under_way.append(intake)
-        return asyncio.run(_run(intake, source, advance))
+        try:
+            return asyncio.run(_run(intake, source, advance))
+        except BundleRefused:
+            source.settle()
+            raise
 
 
 async def _run(intake: Intake, source: Source, advance: Callable[[int], None]) -> Imported:
     task = asyncio.current_task()
     assert task is not None  # noqa: S101  # this is one
     if threading.current_thread() is threading.main_thread():
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        for number in (signal.SIGINT, signal.SIGTERM):  # asyncio's own way would tear the second Ctrl-C out of it
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:
-        return await intake.run(source, advance)
+        return await intake.run(source, advance, caution)
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
 
 
 def _tell(imported: Imported, terms: Terms) -> None:
-    rows = [
-        (
-            str(found.image),
-            found.image.digest.hex[:12],
-            " ".join(found.platforms),
-            show_bytes(found.size) if found.size else "",
-            found.state,
-        )
-        for found in imported.images
-    ]
+    # Signatures and the like go with their images, and would be as many lines again.
+    rows = [_row(found) for found in imported.images if found.image.subject is None]
     if rows:
         show(_COLUMNS, rows)
         typer.echo("")
     for line in _summary(imported, terms):
         typer.echo(line)
     if imported.missing:
-        typer.echo(f"missing, of the bundle {imported.parent or 'before'}:", err=True)
-        for content in imported.missing[:_MOST]:
-            typer.echo(f"  {content.digest}  {show_bytes(content.size)}", err=True)
-        if len(imported.missing) > _MOST:
-            typer.echo(f"  and {len(imported.missing) - _MOST} more; --json has all", err=True)
+        words = f"{counted(len(imported.missing), 'content')} of the bundle {imported.parent or 'before'}"
+        typer.echo(f"missing: {words}; import that one, then this one again", err=True)
+    _tell_missing(imported.missing)
+
+
+def _row(found: ImportedImage) -> tuple[str, ...]:
+    from mirror.airgap.bundle.outcome import LEFT_OUT  # noqa: PLC0415  # not needed to print help
+
+    image = found.image
+    name = str(image) if image.tag is not None else f"{image.repository}@{image.digest.hex[:_DIGITS]}"
+    size = show_bytes(found.size) if found.size and found.state != LEFT_OUT else ""
+    return (name, image.digest.hex[:_DIGITS], some_of(found.platforms), size, found.state)
+
+
+def _tell_missing(missing: Sequence[Content]) -> None:
+    for content in missing[:_MOST]:
+        typer.echo(f"  {content.digest}  {show_bytes(content.size)}", err=True)
+    if len(missing) > _MOST:
+        typer.echo(f"  and {len(missing) - _MOST} more; --json has all", err=True)
 
 
 def _summary(imported: Imported, terms: Terms) -> list[str]:
     would = "would be " if terms.dry else ""
+    referring = sum(found.image.subject is not None for found in imported.images)
+    beside = f", and {referring} for what refers to them, as signatures do" if referring else ""
     lines = [
         (
-            f"{imported.label} ({imported.form}): {counted(len(imported.images), 'name')}; "
-            f"{imported.brought} manifests and blobs {would}brought ({show_bytes(imported.brought_size)}), "
+            f"{imported.label} ({imported.form}): {counted(len(imported.images) - referring, 'name')}{beside}; "
+            f"{counted(imported.brought, 'content')} {would}brought ({show_bytes(imported.brought_size)}), "
             f"{imported.here} here before ({show_bytes(imported.here_size)})"
         )
     ]
+    if terms.dry and imported.missing:
+        lines.append("what is not whole would be left out; only reading all of it tells which images that are")
     if imported.signer is not None:
         lines.append(f"signed by {imported.signer}")
     elif imported.signed:
-        lines.append("signed; nobody looked by whom, since there was no --key")
+        lines.append("signed, not checked: --key FILE names whom you trust")
     if imported.room is not None:
         lines.append(f"the store has room for {show_bytes(imported.room)} without letting anything go")
     return lines

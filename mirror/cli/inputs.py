@@ -48,7 +48,12 @@ FromOption = Annotated[
 ]
 ValueOption = Annotated[
     list[str] | None,
-    typer.Option("--arg", metavar="NAME=VALUE", help="What ${NAME} is in Dockerfiles and compose files."),
+    typer.Option(
+        "--arg",
+        metavar="NAME=VALUE",
+        help="What a list leaves open: ${NAME} in Dockerfiles and compose files, ###ZARF_PKG_TMPL_NAME### in zarf "
+        'packages, {{env "NAME"}} in regsync. The environment is not looked at. May be repeated.',
+    ),
 ]
 ServedOption = Annotated[
     str | None,
@@ -178,11 +183,22 @@ def _lists(names: Sequence[str], default: str, values: Mapping[str, str], *, alo
             lists.append(read(data, _called(name), default=default, arguments=values))
         except ListMalformed as error:
             problems.append(str(error))
+        except IsADirectoryError:
+            problems.append(f"{name} is a directory; {_of_directory(Path(name))}")
         except OSError as error:
             problems.append(f"{_called(name)} cannot be read: {error.strerror or error}")
     if problems:
         raise ListMalformed("\n".join(problems))
     return lists
+
+
+def _of_directory(path: Path) -> str:
+    """Say what would be right in place of a directory."""
+    if (path / "Chart.yaml").exists():
+        return f"render the chart and read that: helm template {path} | mirror prefetch -"
+    if any((path / name).exists() for name in ("kustomization.yaml", "kustomization.yml", "Kustomization")):
+        return f"build it and read that: kustomize build {path} | mirror prefetch -"
+    return "name a file in it"
 
 
 def content(name: str) -> bytes:

@@ -56,12 +56,12 @@ app.command("unpin")(pin.unpin)
 app.command("purge")(purge.purge)
 app.command("refresh")(refresh.refresh)
 app.command("verify")(verify.verify)
+app.command("why")(why.why)
 app.command("prefetch")(prefetch.prefetch)
 app.command("plan")(plan.plan)
 app.command("export")(export.export)
 app.command("import")(import_.import_)
 app.add_typer(bundle.app, name="bundle")
-app.command("why")(why.why)
 
 
 def _print_version(wanted: bool) -> None:

@@ -92,9 +92,13 @@ def order(
         platforms = Platforms.parse(platform or ())
     except ValueError as error:
         raise typer.BadParameter(f"--platform: {error}; several are separated by commas, all means all") from None
+    try:
+        types = ReferrerTypes.parse(referrers)
+    except ValueError as error:
+        raise typer.BadParameter(f"--referrers: {error}") from None
     return Order(
         platforms=platforms,
-        referrers=ReferrerTypes.parse(referrers),
+        referrers=types,
         jobs=jobs,
         fail_fast=fail_fast,
         pin=pin,

@@ -21,10 +21,12 @@ from mirror.cli.ordering import (
     order,
 )
 from mirror.cli.prefetching import Files, carry_out
-from mirror.cli.tables import Column, counted, show, show_json
+from mirror.cli.tables import Column, counted, show, show_json, some_of
 from mirror.config.units import show_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mirror.airgap.prefetch.outcome import Planned
     from mirror.cli.prefetching import Result
 
@@ -33,8 +35,9 @@ _COLUMNS = (
     Column("DIGEST"),
     Column("SIZE", right=True),
     Column("HERE", right=True),
+    Column("SHARED", right=True),
     Column("TO FETCH", right=True),
-    Column(""),
+    Column("PLATFORMS"),
 )
 _SHORT = 12  # digits of a digest in a table
 
@@ -78,8 +81,7 @@ def plan(  # noqa: PLR0917  # typer passes them by name
 
 def tell(result: Result, *, as_json: bool) -> None:
     """Print a plan: a line for each image, and the sums. What failed has been named."""
-    from mirror.airgap.prefetch.outcome import Amount  # noqa: PLC0415  # not needed to print help
-    from mirror.cli.reporting import planned_of, report_of, show_end, sums_of  # noqa: PLC0415  # the same
+    from mirror.cli.reporting import planned_of, report_of, show_end, sums_of  # noqa: PLC0415  # not needed for help
 
     if as_json:
         show_json(**report_of(result))
@@ -88,6 +90,16 @@ def tell(result: Result, *, as_json: bool) -> None:
     if planned:
         show(_COLUMNS, [_row(one) for one in planned])
         typer.echo("")
+        _tell_sums(planned, result)
+    made = sums_of(result.outcomes)["all"].counted
+    if made:
+        typer.echo(f"{counted(made, 'counted request')} made for this, which a prefetch need not make again")
+    show_end(result)
+
+
+def _tell_sums(planned: Sequence[Planned], result: Result) -> None:
+    from mirror.airgap.prefetch.outcome import Amount  # noqa: PLC0415  # not needed to print help
+
     whole, here, to_fetch = Amount(), Amount(), Amount()
     for one in planned:
         whole, here, to_fetch = whole + one.whole - one.shared, here + one.here, to_fetch + one.to_fetch
@@ -96,19 +108,19 @@ def tell(result: Result, *, as_json: bool) -> None:
         f"{show_bytes(to_fetch.bytes)} to fetch, {counted(to_fetch.blobs, 'blob')} and "
         f"{counted(to_fetch.manifests, 'manifest')}"
     )
-    made = sums_of(result.outcomes)["all"].counted
-    if made:
-        typer.echo(f"{counted(made, 'counted request')} made for this, which a prefetch need not make again")
     if to_fetch.bytes > result.capacity:
         caution(
             f"that is more than the {show_bytes(result.capacity)} that the store may take; raise storage.max_size, or "
             "leave out platforms by --platform"
         )
-    show_end(result)
 
 
 def _row(one: Planned) -> tuple[str, ...]:
-    digest = f"{one.digest.algorithm}:{one.digest.hex[:_SHORT]}" if one.digest is not None else ""
-    figures = (show_bytes(one.whole.bytes), show_bytes(one.here.bytes), show_bytes(one.to_fetch.bytes))
-    also = [f"{show_bytes(one.shared.bytes)} come with others"] if one.shared.bytes else []
-    return (one.reference, digest, *figures, ", ".join([*one.platforms, *also]))
+    digest = one.digest.hex[:_SHORT] if one.digest is not None else ""
+    figures = (one.whole.bytes, one.here.bytes, one.shared.bytes, one.to_fetch.bytes)
+    return (_named(one), digest, *map(show_bytes, figures), some_of(one.platforms))
+
+
+def _named(one: Planned) -> str:
+    """Return the reference; a digest in it is in the column beside."""
+    return one.reference.partition("@")[0]

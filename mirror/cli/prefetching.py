@@ -51,6 +51,7 @@ class Result:
     seconds: float = 0.0
     capacity: int = 0  # bytes that the store may take
     interrupted: bool = False
+    came: int = 0  # bytes that were fetched; those of images that an interrupt cut off, too
     images: int | None = None  # that were wanted; None where selections were still being resolved
     lock: Path | None = None  # that was written
     missing_file: Path | None = None  # that was written
@@ -141,7 +142,7 @@ def _show_notes(inputs: Inputs, *, hidden: bool) -> None:
 
 
 def _work(settings: Config, store: Store, orders: Order, result: Result, *, plan: bool, hidden: bool) -> None:
-    if not store.sure:
+    if not store.counted:  # after a kill content may be here that the index does not know, and room be taken by nobody
         with busy("looking through the disk first", hidden=hidden):
             asyncio.run(store.count())
     tally = Tally()
@@ -153,6 +154,7 @@ def _work(settings: Config, store: Store, orders: Order, result: Result, *, plan
         result.interrupted = True
         result.outcomes = tally.outcomes
     result.images = tally.images
+    result.came = tally.came
     result.seconds = time.monotonic() - began
 
 

@@ -108,11 +108,15 @@ def show_end(result: Result) -> None:
     if result.interrupted:
         ended = len(result.outcomes) - sum(one.failure is not None for one in result.outcomes)
         images = f"{ended} of {counted(result.images, 'image')}" if result.images is not None else "before it began"
-        typer.echo(f"interrupted: {images}; what has come stays, and the same command goes on from there", err=True)
+        came = f", {show_bytes(result.came)}" if result.came else ""
+        typer.echo(
+            f"interrupted: {images}{came}; what has come stays, and the same command goes on from there", err=True
+        )
     elif missing or unread:
         words = [f"{counted(missing, 'image')} missing"] * bool(missing)
         words += [f"{counted(unread, 'name')} not read"] * bool(unread)
-        typer.echo(f"{' and '.join(words)}: see above, and why; the same command tries again", err=True)
+        after = "the same command tries again" if missing else "mend that, and run it again"
+        typer.echo(f"{' and '.join(words)}, for the reasons above; {after}", err=True)
     if result.missing_file is not None:
         typer.echo(f"{result.missing_file} lists what is missing, for --from", err=True)
     if result.lock is not None:

@@ -67,6 +67,12 @@ def show_json(**parts: object) -> None:
     out.flush()
 
 
+def some_of(words: Sequence[str], most: int = 2) -> str:
+    """Write a list of which there may be many into one cell: `linux/amd64, linux/arm64 (+6 more)`."""
+    more = len(words) - most
+    return ", ".join(words[:most]) + (f" (+{more} more)" if more > 0 else "")
+
+
 def show_age(at: float | None, now: float | None = None) -> str:
     """Write how long ago `at` (seconds since the epoch) was: `3 min ago`; empty where it is not known."""
     if not at:

@@ -146,6 +146,9 @@ class History:
                 os.close(fd)
             self._aside.rename(self._path)
             sync_directory(self._root)
+        except OSError:
+            self._aside.unlink(missing_ok=True)  # a full disk needs each byte of it
+            raise
         finally:
             room.release(len(text))  # it is counted as a file of the store
 

@@ -16,13 +16,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mirror.errors import StoreError
+from mirror.store.direct import DirectFile, buffer
 from mirror.store.layout import sync_directory
 from mirror.store.locks import pending, seize, unnaming
 from mirror.store.refusal import refusing
-from mirror.store.room import on_disk
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from mmap import mmap
     from pathlib import Path
 
     from mirror.oci.digest import Digest
@@ -36,8 +37,8 @@ _MANY = 256  # files: with fewer, what all others write to the same disk would b
 _SYNCING = 8  # threads: each waits for the disk
 _TRIES = 16  # others may throw a file away between the moments in which it is opened and locked
 
-_RUN = 8 * 1024 * 1024  # bytes that the disk is told to write at once
-_WRITE = 2  # SYNC_FILE_RANGE_WRITE, sync_file_range(2): begin, and wait for nothing
+_DIRECT = 1024 * 1024  # bytes from which a file goes past the page cache
+_NAMELESS = ".put"  # nobody can go on with what has no digest yet: it is thrown away an hour later, not a week
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -45,33 +46,47 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Staged:
     """One file. It is written from front to back; what an earlier run left of it is compared, not written again."""
 
-    def __init__(self, path: Path, fd: int) -> None:
+    def __init__(self, path: Path, fd: int, size: int, memory: mmap | None) -> None:
+        """It is to have `size` bytes, written directly by way of `memory`, or through the page cache."""
         self.path = path
         self.fd = fd
         self.digest: Digest | None = None  # None: nobody knows yet
         self.size = 0  # bytes that came
         self.named = False  # it is content
         self._left = os.fstat(fd).st_size  # by an earlier run
-        self._begun = 0  # up to where the disk was told to write
+        self._whole = size
+        self._memory = memory
+        self._direct: DirectFile | None = None
 
     @property
     def taken(self) -> int:
         """Bytes on disk."""
         return os.fstat(self.fd).st_blocks * _BLOCK
 
-    def write(self, piece: bytes) -> None:
-        """Append a piece; raise `StoreError`."""
+    def write(self, piece: bytes) -> int:
+        """Append a piece; return how many bytes went to the disk by that. Raise `StoreError`."""
         with refusing(self.path.parent):
-            if self.size < self._left and os.pread(self.fd, len(piece), self.size) == piece:
+            if self._direct is None and self.size < self._left and os.pread(self.fd, len(piece), self.size) == piece:
                 self.size += len(piece)
-                return
+                return 0
+            if self._memory is not None:
+                return self._write_directly(piece, self._memory)
             view = memoryview(piece)
             while view:
                 done = os.pwrite(self.fd, view, self.size)
                 view = view[done:]
                 self.size += done
-            if self.size - self._begun >= _RUN:
-                self._begin_to_sync()
+            return len(piece)
+
+    def _write_directly(self, piece: bytes, memory: mmap) -> int:
+        if self._direct is None:
+            self._direct = DirectFile(self.path, self.fd, self.size, memory)
+        went = self._direct.write(piece)
+        self.size += len(piece)
+        if self.size >= self._whole:
+            went += self._direct.flush()
+            self._shut()
+        return went
 
     def end(self, digest: Digest) -> None:
         """Hear that all has come, and that it is what `digest` says."""
@@ -80,11 +95,15 @@ class Staged:
             with refusing(self.path.parent):
                 os.ftruncate(self.fd, self.size)
 
-    def _begin_to_sync(self) -> None:
-        """Have the disk begin with what came, and wait for nothing: else it would idle until the end."""
-        with suppress(AttributeError):  # a C library without it
-            _libc.sync_file_range(self.fd, ctypes.c_int64(self._begun), ctypes.c_int64(self.size - self._begun), _WRITE)
-        self._begun = self.size
+    def close(self) -> None:
+        """Let go of it."""
+        self._shut()
+        os.close(self.fd)
+
+    def _shut(self) -> None:
+        if self._direct is not None:
+            self._direct.close()
+            self._direct = None
 
 
 class Staging:
@@ -99,6 +118,7 @@ class Staging:
         self._files: dict[Path, Staged] = {}
         self._held = self._outstanding = 0  # bytes of the room; of them, not known to be on disk
         self._untold: list[int] = []
+        self._memory = buffer()
         self._counting = threading.Lock()
 
     def left(self, digest: Digest) -> int:
@@ -113,8 +133,11 @@ class Staging:
         self._held += size
         self._outstanding += size
 
-    def open(self, digest: Digest | None) -> Staged:
-        """Begin a file; where its digest is known it goes on from what an earlier run left."""
+    def open(self, digest: Digest | None, size: int = 0) -> Staged:
+        """Begin a file of `size` bytes; where its digest is known it goes on from what an earlier run left.
+
+        Large ones are written one after another.
+        """
         with refusing(self._layout.root):
             for _ in range(_TRIES):
                 path = self._path(digest)
@@ -123,7 +146,7 @@ class Staging:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 try:
                     if seize(fd) and _is_at(fd, path):
-                        staged = Staged(path, fd)
+                        staged = Staged(path, fd, size, self._memory if size >= _DIRECT else None)
                         self._find(staged.taken)
                         self._files[path] = staged
                         return staged
@@ -133,19 +156,15 @@ class Staging:
                 os.close(fd)
         raise StoreError(f"{path} is held by another process; end that one, or try again later")
 
-    def wrote(self, count: int) -> None:
-        """Hear that `count` bytes went to the disk that were reserved, in any thread."""
-        with self._counting:
-            count = min(count, self._outstanding)
-            self._outstanding -= count
-        self._room.landed(count)
+    def write(self, staged: Staged, piece: bytes) -> None:
+        """Append a piece to a file, in any thread."""
+        self._wrote(staged.write(piece))
 
     def add(self, digest: Digest, body: bytes) -> Staged:
         """Bring small content that was verified."""
         staged = self.open(digest)
-        staged.write(body)
+        self.write(staged, body)
         staged.end(digest)
-        self.wrote(on_disk(len(body)))
         return staged
 
     def drop(self, staged: Staged) -> None:
@@ -153,20 +172,23 @@ class Staging:
         with refusing(self._layout.root):
             taken = min(staged.taken, self._held)
             self._files.pop(staged.path).path.unlink(missing_ok=True)
-            os.close(staged.fd)
+            staged.close()
             self._held -= taken
+            self._wrote(max(0, self._outstanding - self._held))  # what is no longer held is not waited for either
             self._room.release(taken)
 
-    def commit(self) -> dict[Digest, int]:
+    def commit(self, going_on: Callable[[], None] = lambda: None) -> dict[Digest, int]:
         """Make all of it content; return the bytes that each takes on disk.
 
+        `going_on` is called now and then until the first one gets its name, and raises where somebody wants to stop.
         It is not evicted before `close`: by then index and book have to know it. Raise `StoreError` where the disk
         refuses; `withdraw` then.
         """
         files = list(self._files.values())
         taken: dict[Digest, int] = {}
         with refusing(self._layout.root):
-            self._sync(files)
+            self._sync(files, going_on)
+            going_on()
             for at in range(0, len(files), _AT_ONCE):
                 with unnaming(self._layout):
                     self._untold.append(pending(self._layout))
@@ -185,22 +207,29 @@ class Staging:
         self._give_back(sum(staged.taken for staged in self._files.values() if staged.named))
 
     def withdraw(self) -> None:
-        """Remove all of it again, as if it had never come."""
+        """Remove all of it again, as if it had never come; but not what somebody else has begun to use."""
+        kept = 0
         with refusing(self._layout.root), unnaming(self._layout):
             for staged in self._files.values():
-                path = self._target(staged) if staged.named else staged.path
-                if _is_at(staged.fd, path):
-                    path.unlink(missing_ok=True)
-        self._give_back(0)
+                if not staged.named:
+                    if _is_at(staged.fd, staged.path):
+                        staged.path.unlink(missing_ok=True)
+                elif not _is_at(staged.fd, self._target(staged)) or not seize(staged.fd):
+                    kept += staged.taken  # who has put the same in its place takes this off what is content
+                else:
+                    self._target(staged).unlink()
+        self._give_back(kept)
 
     def leave(self) -> None:
-        """Let what has come lie, for the next import to go on from."""
+        """Let what has come lie, for the next import to go on from, and throw away what it could not go on from."""
+        for staged in [staged for path, staged in self._files.items() if path.suffix == _NAMELESS]:
+            self.drop(staged)
         self._give_back(sum(staged.taken for staged in self._files.values()))
 
     def close(self) -> None:
         """Let go of everything."""
         while self._files:
-            os.close(self._files.popitem()[1].fd)
+            self._files.popitem()[1].close()
         while self._untold:
             os.close(self._untold.pop())
 
@@ -208,7 +237,7 @@ class Staging:
 
     def _path(self, digest: Digest | None) -> Path:
         if digest is None:
-            return self._layout.fills / f"{secrets.token_hex(16)}{SUFFIX}"
+            return self._layout.fills / f"{secrets.token_hex(16)}{_NAMELESS}"
         return self._layout.part(digest).with_suffix(SUFFIX)
 
     def _target(self, staged: Staged) -> Path:
@@ -221,12 +250,24 @@ class Staging:
             self._room.found(taken)
             self._held += taken
 
-    def _sync(self, files: Sequence[Staged]) -> None:
+    def _wrote(self, count: int) -> None:
+        """Hear that `count` bytes went to the disk that were reserved."""
+        with self._counting:
+            count = min(count, self._outstanding)
+            self._outstanding -= count
+        self._room.landed(count)
+
+    def _sync(self, files: Sequence[Staged], going_on: Callable[[], None]) -> None:
         """Write all to the disk. Very many go faster all at once; then it is only heard of each how that went."""
         if len(files) > _MANY:
             self._sync_everything()
+
+        def sync(staged: Staged) -> None:
+            going_on()
+            os.fsync(staged.fd)
+
         with ThreadPoolExecutor(_SYNCING, thread_name_prefix="sync") as threads:
-            list(threads.map(os.fsync, [staged.fd for staged in files]))
+            list(threads.map(sync, files))
 
     def _sync_everything(self) -> None:
         directory = os.open(self._layout.fills, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -240,10 +281,11 @@ class Staging:
         """Give it its name, unless another process has brought the same meanwhile. The lock on names is held."""
         target = self._target(staged)
         if target.exists():
+            there = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(there, fcntl.LOCK_SH)
             staged.path.unlink(missing_ok=True)
             os.close(staged.fd)
-            staged.fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
-            fcntl.flock(staged.fd, fcntl.LOCK_SH)
+            staged.fd = there
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         os.fchmod(staged.fd, 0o444)
@@ -253,7 +295,7 @@ class Staging:
 
     def _give_back(self, kept: int) -> None:
         """End the account: `kept` bytes stay on disk."""
-        self.wrote(self._outstanding)
+        self._wrote(self._outstanding)
         held, self._held = self._held, 0
         self._room.release(held - kept)
         self._room.keep(kept)

@@ -98,7 +98,7 @@ class Registry:
             try:
                 if answer.status in _NO_HEAD:
                     return ManifestHead(None, "", None)
-                await self._expect(answer, f"{repository}:{reference}")
+                await self._expect(answer, _titled(repository, reference))
                 kind = bare(answer.headers.get("Content-Type", ""))
                 if kind == "text/html":
                     raise self._broken(answer, "sent a web page where a manifest was due")
@@ -115,7 +115,7 @@ class Registry:
         async def attempt(timer: asyncio.Timeout) -> ManifestBody | None:
             answer = await self._exchange.send(ask)
             try:
-                await self._expect(answer, f"{repository}:{reference}")
+                await self._expect(answer, _titled(repository, reference))
                 _prolong(timer, patience)
                 body = await self._wire.read(answer, MAX_SIZE)
                 return self._verify(answer, reference, body)
@@ -358,3 +358,7 @@ async def _read(parse: Callable[[bytes], _T], body: bytes) -> _T:
 def _prolong(timer: asyncio.Timeout, patience: float) -> None:
     """Let a small body, whose headers are here, take as long again."""
     timer.reschedule(asyncio.get_running_loop().time() + patience)
+
+
+def _titled(repository: Repository, reference: Reference) -> str:
+    return f"{repository}{'@' if isinstance(reference, Digest) else ':'}{reference}"

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import time
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.model.commands import Done, Running
+    from tests.model.ledger import Fact
 
 _KILLS = -(-int(os.environ.get("SOAK_KILLS", "21")) // 3)  # of each command
 _FIRST = int(os.environ.get("SOAK_SEED", "1"))
@@ -71,14 +73,18 @@ class Stock:
     def store(self) -> Path:
         return self.directory / "store"
 
+    @property
+    def store_before(self) -> Path:
+        """A store that has that earlier image, to be copied."""
+        return self.directory / "store-before"
+
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
     directory = tmp_path_factory.mktemp("stock")
-    (directory / "outputs").mkdir()
     chance = random.Random("stock")  # noqa: S311 - no secret
     cargo, before = Cargo(), Cargo()
-    base = chance.randbytes(1_000_000)
+    base = chance.randbytes(500_000)
     for number, repo in enumerate(_REPOS):
         layers = {name: chance.randbytes(200_000 * number + 30_000) for name in ("amd64", "arm64")}
         index = cargo.index(**{name: cargo.image(base, layer, architecture=name) for name, layer in layers.items()})
@@ -92,6 +98,8 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
     made.before.write_bytes(tar(before.entries()))
     try:
         _well(commands.run("import", str(made.bundle), "--json"))
+        config_ = _configured(directory / "before.yaml", _STRANGERS, made.store_before)
+        _well(commands.run("import", str(made.before), "--json", config=config_))
         yield made
     finally:
         commands.close()
@@ -115,6 +123,11 @@ def _moment(chance: random.Random, calls: int) -> Death:
     return Death(chance.randint(1, calls), chance.choice(MOMENTS))
 
 
+def _died(done: Done, death: Death) -> None:
+    """See that it died; a run may have a few calls less than another one has had."""
+    assert done.code == -9 or (done.code == 0 and done.calls < death.call), (done, death)
+
+
 def _taken(directory: Path) -> int:
     """Return the bytes of all files in a directory, while others make and rename them."""
     size = 0
@@ -130,7 +143,7 @@ def _taken(directory: Path) -> int:
 def _kill_when(running: Running, come: Callable[[], bool], pause: float) -> Done:
     """Kill a command once so much of its output has come to the disk; another process gives no sign of that."""
     while not running.ended and not come():
-        time.sleep(0.0003)
+        time.sleep(0.001)
     time.sleep(pause)  # not to wait for anything
     running.kill()
     return running.wait()
@@ -141,8 +154,8 @@ def _ledger(store: Path) -> Ledger:
 
 
 def _unfinished(store: Path) -> list[str]:
-    """What nobody will go on with. Small bodies that were to be written at once (`.put`) are swept within the hour."""
-    return [path.name for path in Layout(store).fills.iterdir() if path.suffix != ".put"]
+    """What there is of content that is not whole. What is left beside it, nobody goes on with, and it is swept."""
+    return [path.name for path in Layout(store).fills.iterdir() if path.suffix in {".part", ".carried"}]
 
 
 async def _agrees(store: Path) -> None:
@@ -208,13 +221,15 @@ def _counted(upstream: FakeRegistry) -> Counter[str]:
     )
 
 
-def _stored(store: Path) -> set[str]:
+def _here(ledger: Ledger, facts: set[Fact]) -> set[str]:
     """The digests that are on the disk, and that a repository is known to hold."""
-    if not (store / "VERSION").exists() or not (store / "index.sqlite").exists():
-        return set()
-    ledger = _ledger(store)
     here = {path.name for path in ledger.contents()}
-    return {str(fact.digest) for fact in ledger.settled_facts() if fact.digest is not None and fact.digest.hex in here}
+    return {str(fact.digest) for fact in facts if fact.digest is not None and fact.digest.hex in here}
+
+
+def _stored(store: Path) -> set[str]:
+    """The same of a store that is being made, or not even that."""
+    return _here(_ledger(store), _ledger(store).settled_facts()) if (store / "index.sqlite").exists() else set()
 
 
 async def _kill_prefetch(
@@ -267,18 +282,15 @@ async def test_a_prefetch_that_was_killed_is_ended_by_the_next_one(seed: int, st
 
 
 async def _prefetch_again(stock: Stock, upstream: FakeRegistry, file: Path, stored: set[str]) -> None:
-    """Run it to its end: what was `stored` costs nothing, and then nothing costs anything."""
+    """Run it to its end: what was `stored` costs nothing."""
     names = [f"{repo}:{_TAG}" for repo in _REPOS]
     told = _well(await asyncio.to_thread(stock.commands.run, "prefetch", *names, "--json", config=file)).told
     assert {image["state"] for image in told["images"]} <= {"fetched", "here"}
     counted = _counted(upstream)
     assert not counted.keys() & stored, "what was stored was asked for again"
     assert set(counted.values()) <= {1}
-    told = _well(await asyncio.to_thread(stock.commands.run, "prefetch", *names, "--json", config=file)).told
-    assert {image["state"] for image in told["images"]} == {"here"}
-    assert _counted(upstream) == counted
     listed = _well(await asyncio.to_thread(stock.commands.run, "ls", "--json", config=file)).told["images"]
-    assert {image["state"] for image in listed} == {"complete"}
+    assert {image["state"] for image in listed} == {"complete"}, listed
 
 
 async def test_a_prefetch_that_was_killed_beside_a_mirror_is_ended_by_the_next_one(
@@ -295,7 +307,10 @@ async def test_a_prefetch_that_was_killed_beside_a_mirror_is_ended_by_the_next_o
             async with aiohttp.ClientSession() as session:
                 # What it had begun is the mirror's as well, and a client's pull goes on with it.
                 assert await _whole(session, running.url, _REPOS[-1], _TAG) == []
-                await _prefetch_again(stock, upstream, running.file, set())
+                await upstream.idle()
+                stored = _here(_ledger(running.store), _ledger(running.store).facts())
+                upstream.forget()
+                await _prefetch_again(stock, upstream, running.file, stored)
                 await upstream.stop()
                 for repo in _REPOS:
                     assert await _whole(session, running.url, repo, _TAG) == []
@@ -315,8 +330,7 @@ def _files(directory: Path) -> dict[str, bytes]:
     }
 
 
-def _export(stock: Stock, directory: Path, form: tuple[str, ...]) -> list[str]:
-    del stock
+def _export(directory: Path, form: tuple[str, ...]) -> list[str]:
     name, *options = form
     return ["export", "*", "-o", f"{directory}/{name}", *options, "--json"]
 
@@ -325,7 +339,7 @@ def _undisturbed(stock: Stock, form: tuple[str, ...], directory: Path) -> dict[s
     """Return what an export writes that nobody kills."""
     if form not in stock.wholes:
         directory.mkdir()
-        stock.calls[form] = _well(stock.commands.run(*_export(stock, directory, form), death=Death(0))).calls
+        stock.calls[form] = _well(stock.commands.run(*_export(directory, form), death=Death(0))).calls
         stock.wholes[form] = _files(directory)
     return stock.wholes[form]
 
@@ -336,7 +350,7 @@ def _killed_export(stock: Stock, directory: Path, config_: Path | None, seed: in
     form = _FORMS[seed % len(_FORMS)]
     whole = _undisturbed(stock, form, directory.with_name(f"{directory.name}-undisturbed"))
     directory.mkdir()
-    words = _export(stock, directory, form)
+    words = _export(directory, form)
     earlier = seed % 3 == 0
     if earlier:  # of fewer images
         _well(stock.commands.run(*[_REPOS[0] if word == "*" else word for word in words], config=config_))
@@ -346,8 +360,8 @@ def _killed_export(stock: Stock, directory: Path, config_: Path | None, seed: in
         size = _taken(directory) + chance.randint(0, sum(map(len, whole.values())))
         _kill_when(running, lambda: _taken(directory) >= size, chance.random() * _PAUSE)
     else:
-        done = stock.commands.run(*words, config=config_, death=_moment(chance, stock.calls[form]))
-        assert done.code == -9, done
+        death = _moment(chance, stock.calls[form])
+        _died(stock.commands.run(*words, config=config_, death=death), death)
     left = _files(directory)
     for name in left:
         if ".part" not in name:
@@ -410,21 +424,17 @@ async def _kill_import(stock: Stock, file: Path, store: Path, chance: random.Ran
     words = ("import", str(stock.bundle), "--json")
     if by_progress:
         running = await asyncio.to_thread(stock.commands.begin, *words, config=file)
-        begin = _taken(store)
-        size = chance.randint(0, stock.bundle.stat().st_size - 1_000_000)  # the base is here before
+        size = chance.randint(0, stock.bundle.stat().st_size - 500_000)  # the base is here before
         pause = chance.random() * _PAUSE
-        await asyncio.to_thread(_kill_when, running, lambda: _taken(store) >= begin + size, pause)
+        await asyncio.to_thread(_kill_when, running, lambda: _taken(store / "fills.v1") >= size, pause)
         return
     if "import" not in stock.calls:
+        shutil.copytree(stock.store_before, stock.directory / "spare-import")
         spare = _configured(stock.directory / "spare-import.yaml", _STRANGERS, stock.directory / "spare-import")
-        for bundle in (stock.before, stock.bundle):
-            done = await asyncio.to_thread(
-                stock.commands.run, "import", str(bundle), "--json", config=spare, death=Death(0)
-            )
+        done = await asyncio.to_thread(stock.commands.run, *words, config=spare, death=Death(0))
         stock.calls["import"] = _well(done).calls
     death = _moment(chance, stock.calls["import"])
-    done = await asyncio.to_thread(stock.commands.run, *words, config=file, death=death)
-    assert done.code == -9, done
+    _died(await asyncio.to_thread(stock.commands.run, *words, config=file, death=death), death)
 
 
 async def _see_import(stock: Stock, file: Path, store: Path, url: str, *, seed: int) -> None:
@@ -453,27 +463,26 @@ async def test_of_an_import_that_was_killed_nothing_is_seen_and_the_next_one_end
 ) -> None:
     store = tmp_path / "store"
     file = _configured(tmp_path / "mirror.yaml", _STRANGERS, store)
-    _well(await asyncio.to_thread(stock.commands.run, "import", str(stock.before), "--json", config=file))
+    shutil.copytree(stock.store_before, store)
     async with _mirror(_STRANGERS, store) as mirror:
         await _see_import(stock, file, store, mirror.url, seed=seed)
     assert _ledger(store).differences() == ""
-    listed = _well(await asyncio.to_thread(stock.commands.run, "pin", "--list", "--json", config=file)).told["pins"]
-    assert len(listed) == len(_REPOS)
+    assert sum(fact.kind == "pin" for fact in _ledger(store).facts()) == len(_REPOS)
 
 
 async def test_of_an_import_that_was_killed_no_worker_of_a_mirror_shows_anything(stock: Stock, tmp_path: Path) -> None:
     settings = {"upstreams": dict(_STRANGERS), "server": {"offline": True, "workers": 2}}
     running = MirrorProcess(tmp_path, settings)
+    shutil.copytree(stock.store_before, running.store)
     await asyncio.to_thread(running.start)
     try:
-        _well(await asyncio.to_thread(stock.commands.run, "import", str(stock.before), "--json", config=running.file))
-        await _see_import(stock, running.file, running.store, running.url, seed=8)
+        await _see_import(stock, running.file, running.store, running.url, seed=4)
     finally:
         await asyncio.to_thread(running.terminate)
     assert _ledger(running.store).differences() == ""
 
 
-@pytest.mark.parametrize("seed", _SEEDS[:3])
+@pytest.mark.parametrize("seed", _SEEDS[:2])
 async def test_an_import_that_was_killed_without_a_mirror_leaves_nothing_that_a_mirror_shows(
     seed: int, stock: Stock, tmp_path: Path
 ) -> None:

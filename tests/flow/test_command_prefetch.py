@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -137,6 +138,30 @@ async def test_a_plan_says_what_is_here_and_what_is_not_and_fetches_no_content(
     assert upstream.count(kind="blob") == blobs
 
 
+@pytest.mark.usefixtures("app")
+async def test_a_plan_has_figures_that_add_up_and_names_two_platforms_of_many(run: Run, upstream: FakeRegistry) -> None:
+    platforms = ("linux/amd64", "linux/arm64", "linux/s390x", "windows/amd64")
+    images = [upstream.add_image("library/many", layers=[b"base" * 9000], platform=one) for one in platforms]
+    upstream.add_index("library/many", "v1", manifests=images)
+    code, out, _ = await run("plan", "many:v1", "app:v1", "app:v2")
+    assert code == 0
+    title, many, first, second = out.splitlines()[:4]
+    assert re.split(" {2,}", title) == ["IMAGE", "DIGEST", "SIZE", "HERE", "SHARED", "TO FETCH", "PLATFORMS"]
+    assert many.endswith("linux/amd64, linux/arm64 (+2 more)")
+    assert re.split(" {2,}", first)[2:] == ["36.0 KiB", "0 bytes", "0 bytes", "36.0 KiB", "-"]
+    assert re.split(" {2,}", second)[4] == "35.2 KiB"
+    assert max(map(len, out.splitlines())) <= 120
+
+
+async def test_a_plan_of_which_nothing_could_be_had_is_no_sum_of_noughts(run: Run) -> None:
+    code, out, err = await run("plan", "app:v1")
+    assert (code, out) == (1, "")
+    assert "1 image missing, for the reasons above; the same command tries again" in err
+    absent = f"app@sha256:{0:064}"
+    _, _, err = await run("plan", absent)
+    assert f"docker.io does not have docker.io/library/{absent} (" in err
+
+
 # --- what they take --------------------------------------------------------------------------------------------------
 
 
@@ -177,6 +202,8 @@ async def test_what_this_mirror_has_served_is_a_list_too(run: Run, upstream: Fak
         (("app", "--budget", "0%"), "--budget 0%"),
         (("app", "--budget", "0.2"), "as 20%"),
         (("app", "--platform", "arm64"), "linux/arm64"),
+        (("app", "--referrers", "non"), "or say all, or none"),
+        (("-f", "list.json"), "list.json: no image is in there"),
         (("app", "--arg", "VERSION"), "--arg VERSION=1.27"),
         (("--served-since", "30"), "--served-since 30"),
         (("app", "--locked", "absent.lock"), "--lock absent.lock writes it"),
@@ -193,6 +220,7 @@ async def test_wrong_usage_is_2_and_nothing_is_begun(
 ) -> None:
     (tmp_path / "images.txt").write_text("app:v1\n")
     (tmp_path / "empty.txt").write_text("# nothing is missing\n")
+    (tmp_path / "list.json").write_text('{"apiVersion": "v1", "kind": "List", "items": []}\n')  # kubectl get
     for name in ("one.yaml", "two.yaml"):
         (tmp_path / name).write_text("colour: red\n")
     code, out, err = await run(command, *arguments, stdin="")
@@ -223,6 +251,7 @@ async def test_what_is_missing_is_left_as_a_list_that_can_be_fed_back(
     assert code == 1
     assert f"failed   {APP}:v3: " in err
     assert "list.txt:3" in err
+    assert "1 image missing and 1 name not read, for the reasons above" in err
     assert "missing.txt lists what is missing" in err
     assert out.splitlines()[-1].split()[:5] == ["docker.io", "2", "0", "1", "1"]
     upstream.add_image("library/app", "v3", layers=[b"three"])

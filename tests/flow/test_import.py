@@ -17,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from mirror.airgap.bundle.parts import PartsWriter
 from mirror.airgap.bundle.signature import sign
 from mirror.cli.main import main
 from mirror.oci.digest import Digest
@@ -127,6 +128,34 @@ async def test_the_referrers_that_came_along_are_listed(run: Run, bundle: Path, 
         "artifactType": "application/vnd.dev.cosign.artifact.sig.v1+json",
     }
     assert await served(mirror, "quay.io/org/other", entry["digest"]) == []
+
+
+async def test_the_table_has_images_and_the_sum_what_refers_to_them(run: Run, bundle: Path) -> None:
+    code, out, _ = await run(bundle)
+    assert code == 0
+    title, *rows = out.partition("\n\n")[0].splitlines()
+    assert title.split() == ["IMAGE", "DIGEST", "PLATFORMS", "SIZE"]
+    assert [row.split()[0] for row in rows] == ["docker.io/library/app:1.0", "quay.io/org/other:v2"]
+    assert "2 names, and 1 for what refers to them, as signatures do; 14 contents brought" in out
+    assert max(map(len, rows)) <= 100
+    assert len(json.loads((await run(bundle, "--json"))[1])["bundles"][0]["images"]) == 3
+
+
+async def test_a_part_that_was_damaged_on_the_way_is_named(run: Run, tmp_path: Path) -> None:
+    body = tar(small().entries())
+    with PartsWriter(tmp_path / "june.tar", 20_000) as writer:
+        writer.write(body)
+        writer.finish()
+    second = bytearray((tmp_path / "june.tar.002").read_bytes())
+    second[5_000] ^= 1
+    (tmp_path / "june.tar.002").write_bytes(second)
+    code, _, err = await run(tmp_path / "june.tar")
+    assert code == 1
+    assert "june.tar.002 is damaged" in err
+    (tmp_path / "june.tar.sha256").unlink()
+    code, _, err = await run(tmp_path / "june.tar")
+    assert code == 1
+    assert err.startswith(f"{tmp_path / 'june.tar'}: "), "which of the bundles, where the reason does not say it"
 
 
 async def test_a_later_signature_joins_those_that_are_listed(run: Run, tmp_path: Path, start: StartMirror) -> None:
@@ -325,10 +354,13 @@ async def test_the_next_months_bundle_needs_the_one_before(run: Run, tmp_path: P
 
     code, out, err = await run(tmp_path / "2.tar", "--json")
     assert code == 1
-    assert digest_of(BASE) in err
     assert f"since the bundle {digest_of(january[0][1])}" in err
+    assert digest_of(BASE) not in err, "JSON has it"
     assert json.loads(out)["failures"][0]["missing"] == [{"digest": digest_of(BASE), "size_bytes": len(BASE)}]
     assert (await mirror.get("/v2/library/alone/manifests/1")).status == 503
+    _, _, err = await run(tmp_path / "2.tar")
+    assert [line.split()[0] for line in err.splitlines()[1:]] == [digest_of(BASE)]
+    assert max(map(len, err.splitlines()[1:])) <= 100
 
     assert (await run(tmp_path / "1.tar"))[0] == 0
     assert (await run(tmp_path / "2.tar"))[0] == 0
@@ -343,8 +375,10 @@ async def test_what_is_whole_can_be_taken_without_the_bundle_before(
     (tmp_path / "2.tar").write_bytes(tar(february))
     code, out, err = await run(tmp_path / "2.tar", "--partial")
     assert code == 1
-    assert "left out" in out
     assert digest_of(BASE) in err
+    rows = {line.split()[0]: line for line in out.splitlines() if ":1 " in line}
+    assert rows["docker.io/library/app:1"].endswith("-  left out")
+    assert "2 names; 3 contents brought" in out, "a manifest, a config and a layer, and nothing of what is left out"
     mirror = await start(NOBODY, server=OFFLINE)
     assert await served(mirror, "library/alone", "1") == []
     assert (await mirror.get("/v2/library/app/manifests/1")).status == 503
@@ -387,6 +421,10 @@ async def test_where_a_key_is_asked_for_only_what_it_signed_comes_in(run: Run, t
     with site(tmp_path / "store") as here:
         assert here.state()["files"] == []
 
+    code, out, err = await run(tmp_path / "signed.tar", "--key", tmp_path / "absent.pub")
+    assert (code, out) == (2, ""), "the call is wrong, and no bundle"
+    assert "absent.pub cannot be read" in err
+    assert "not checked: --key" in (await run(tmp_path / "signed.tar", "--dry-run"))[1]
     code, out, _ = await run(tmp_path / "signed.tar", "--key", public)
     assert code == 0
     assert "signed by" in out
@@ -406,8 +444,8 @@ async def test_what_does_not_fit_is_refused_before_anything_is_written(run: Run,
     (tmp_path / "large.tar").write_bytes(large("large", 10, 15)[: 8 * MIB])  # it is not even read so far
     code, _, err = await run(tmp_path / "large.tar")
     assert code == 1
-    assert "needs 25.0 MiB more than is here" in err
-    assert "it may take 25165824" in err
+    assert "brings 25.0 MiB that is not here yet" in err
+    assert "it may take 24.0 MiB" in err
     with site(tmp_path / "store") as here:
         assert here.state()["files"] == []
 

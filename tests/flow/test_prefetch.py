@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mirror.airgap.choice import Platforms
+from mirror.airgap.choice import Platforms, ReferrerTypes
 from mirror.airgap.prefetch.outcome import Amount, Came, Ended, Expanded, Resolved
 from mirror.oci.digest import Digest
 from mirror.oci.mediatype import OCI_INDEX, OCI_MANIFEST
@@ -108,6 +108,16 @@ async def test_an_image_without_the_wanted_platform_says_which_it_has(upstream: 
     upstream.add_index("library/app", "v1", manifests=[upstream.add_image("library/app")])
     [fetched] = await here.fetch("app:v1", platforms=Platforms.parse(["linux/s390x"]))
     assert fetched.failure == "it has no image for linux/s390x; it has linux/amd64"
+
+
+async def test_the_tags_of_a_repository_are_asked_for_once_for_all_its_selections(
+    upstream: FakeRegistry, here: Site
+) -> None:
+    for tag in ("v1.0", "v1.1", "v2.0"):
+        upstream.add_image("library/app", tag, layers=[tag.encode()])
+    fetched = await here.fetch("app:v1.*", "app:v2.*", "app:*.0", referrers=ReferrerTypes.parse("none"))
+    assert [str(one.wanted.tag) for one in fetched] == ["v1.0", "v1.1", "v2.0"]
+    assert upstream.count(kind="tags") == 1
 
 
 async def test_selections_become_the_tags_that_they_choose_each_image_once(upstream: FakeRegistry, here: Site) -> None:

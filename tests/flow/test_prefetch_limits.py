@@ -91,7 +91,8 @@ async def test_a_share_of_the_limit_is_left_to_others(hub: Hub, here: Site, jobs
     assert here.slept == [60, 120, 240]
     assert gets(hub) == 8
     waits = here.said(Waiting)
-    assert waits[0].reason == "80 of the 100 requests that docker.io allows remain, and 20% of them may be used"
+    reason = "80 of the 100 requests that docker.io allows remain, and no more than 20% of all may be used"
+    assert waits[0].reason == reason
     assert len(here.said(Resumed)) == 1
     assert max(one.waited for one in fetched) == pytest.approx(420, abs=1)
 
@@ -107,6 +108,9 @@ async def test_at_the_end_of_the_limit_it_waits_and_goes_on(hub: Hub, here: Site
     here.on_sleep = sleep
     fetched = await here.fetch(*(f"app:v{number}" for number in range(4)))
     assert [one.failure for one in fetched] == [None] * 4
+    assert {wait.reason for wait in here.said(Waiting)} == {
+        "docker.io has given all the requests that its limit allows"
+    }
     assert gets(hub) == 4  # none was asked for in vain
     assert here.slept == [60]
 

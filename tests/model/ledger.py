@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mirror.store.layout import Layout
 
 _BLOCK = 512  # bytes that st_blocks counts in (stat(2))
-_FILLS = frozenset({".part", ".map", ".put"})
+_FILLS = frozenset({".part", ".map", ".put", ".carried"})
 _TAGS = "SELECT path, tag, digest FROM tag JOIN repository ON repository.id = repository"
 _LINKS = "SELECT path, media_type, digest FROM link JOIN repository ON repository.id = repository"
 _LISTINGS = "SELECT path, subject, body FROM listing JOIN repository ON repository.id = repository"

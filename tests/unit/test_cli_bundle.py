@@ -238,6 +238,11 @@ def test_what_is_no_bundle_is_refused_with_what_would_be_right(made: Path, run: 
         assert run(command, tmp_path / "absent.tar")[0] == 1
     (tmp_path / "c.json").write_text("{}")
     assert run("inspect", tmp_path / "c.json")[0] == 1
+    (tmp_path / "list.txt").write_text("nginx\n")
+    for command in (("inspect",), ("diff", made / "june.tar"), ("verify",)):
+        code, _, err = run(*command, tmp_path / "list.txt")
+        assert code == 1
+        assert err == f"{tmp_path / 'list.txt'}: this is no tar archive, or it is cut off at its beginning\n"
 
 
 def test_inspect_does_not_go_by_a_manifest_that_is_damaged(made: Path, run: Run, tmp_path: Path) -> None:

@@ -100,6 +100,22 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     assert len(str(wrong.value).splitlines()) == 3
 
 
+@pytest.mark.parametrize(
+    ("holds", "said"),
+    [
+        ("Chart.yaml", "helm template some | mirror prefetch -"),
+        ("kustomization.yaml", "kustomize build some | mirror prefetch -"),
+        ("images.txt", "name a file in it"),
+    ],
+)
+def test_a_directory_is_no_list_and_what_makes_one_of_it_is_said(holds: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / holds).touch()
+    with pytest.raises(ListMalformed, match="some is a directory") as refused:
+        inputs(files=("some",))
+    assert said in str(refused.value)
+
+
 def test_history_needs_no_other_input() -> None:
     assert inputs(served="30d").since is not None
     assert inputs(served="forever").since == 0.0

@@ -10,7 +10,7 @@ from mirror.airgap.bundle.flow import Arrival, Flow
 from mirror.airgap.bundle.reader import Entry
 from mirror.airgap.bundle.source import Stopped
 from mirror.config.units import show_bytes
-from mirror.errors import BundleRefused, NoSpace
+from mirror.errors import BundleRefused, MirrorError, NoSpace
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import MAX_SIZE
 from mirror.store.room import on_disk
@@ -117,7 +117,7 @@ class Bay:
         try:
             self._reserve(need)
         except NoSpace as error:
-            raise NoSpace(f"{label} needs {show_bytes(need)} more than is here: {error}") from error
+            raise NoSpace(f"{label} brings {show_bytes(need)} that is not here yet, and {error}") from error
         self._staging.reserved(need)
         return need
 
@@ -126,7 +126,7 @@ class Bay:
         assert self._flow is not None  # noqa: S101  # the bay was entered
         staged: Staged | None = None
         if not (self._dry or (digest is not None and digest in self._held)):
-            staged = self._staging.open(digest)
+            staged = self._staging.open(digest, entry.size)
         arrival = self._flow.take(_keeping(entry, self._keep) if self._dry else entry, digest, staged, self._advance)
         if digest is not None:
             self._arrived[digest] = arrival
@@ -175,8 +175,15 @@ class Bay:
     def commit(self, tell: Callable[[dict[Digest, int]], None]) -> None:
         """Make all that came content; `tell` is to tell the index, and gets the bytes that each takes on disk."""
         taken = {digest: os.fstat(file.fileno()).st_blocks * _BLOCK for digest, (file, _) in self._held.items()}
-        taken |= self._staging.commit()
-        tell(taken)
+        taken |= self._staging.commit(self._give_way)
+        try:
+            tell(taken)
+        except MirrorError:
+            raise
+        except BaseException:  # nobody waited for the answer, and the index may know of all: then it has to be there
+            self._ended = True
+            self._staging.settle()
+            raise
         self._staging.settle()
         self._ended = True
 

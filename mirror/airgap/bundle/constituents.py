@@ -99,7 +99,7 @@ class Following:
         return known
 
     async def _follow(self, repository: Repository, digest: Digest, depth: int) -> Constituents:
-        manifest, body = await self._holding.manifest(repository, digest)
+        manifest, body = await self._holding.manifest(repository, digest, hold=depth == 0)
         found = Constituents(digest, manifest.media_type, subjects=[digest])
         found.manifests[digest] = manifest.media_type, len(body)
         if not manifest.is_index:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from mirror.airgap.bundle.closure import Carried, Closure
 from mirror.airgap.bundle.manifest import LARGEST, NAME, SIGNATURE, BundleManifest
 from mirror.airgap.bundle.outcome import ParentMissing
 from mirror.airgap.bundle.signature import verify
+from mirror.airgap.bundle.source import LARGEST_SIGNATURE
 from mirror.airgap.bundle.tar import shown
 from mirror.errors import BundleRefused, DigestInvalid
 from mirror.oci.digest import Digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mirror.airgap.bundle.bay import Bay
     from mirror.airgap.bundle.closure import Extent
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from mirror.airgap.bundle.outcome import Imported, Terms
     from mirror.airgap.bundle.reader import Entry
 
-_LARGEST_SIGNATURE = 64 * 1024  # bytes
 _LARGEST_LIST = 64 * 1024 * 1024  # bytes of index.json, of manifest.json
 _LISTS = ("oci-layout", "index.json", "manifest.json")
 _BLOBS = "blobs/"
@@ -55,21 +56,26 @@ class Expected:
         """The platforms of each reference, as the bundle says them: for a person."""
         return {image.reference: image.platforms for image in self._manifest.images}
 
-    def authenticate(self, rest: Iterator[Entry]) -> Iterator[Entry]:
-        """Return the entries behind the signature, having verified it where a key is asked for."""
+    def authenticate(self, rest: Iterator[Entry], detached: Callable[[], bytes | None]) -> Iterator[Entry]:
+        """Return the entries behind the signature, having verified it where a key is asked for.
+
+        Where there is none within, `detached` gives the one that lies beside the bundle.
+        """
         second = next(rest, None)
-        self._outcome.signed = second is not None and second.name == SIGNATURE
+        signature = None
         if second is not None and second.name == SIGNATURE:
-            signature = second.read(_LARGEST_SIGNATURE)
-            if self._terms.key is not None:
-                self._outcome.signer = verify(self._body, signature, self._terms.key)
-            return rest
+            signature, second = second.read(LARGEST_SIGNATURE), None
+        elif self._terms.key is not None:
+            signature = detached()
+        self._outcome.signed = signature is not None
         if self._terms.key is not None:
-            raise BundleRefused(
-                f"{self._outcome.label} is not signed, and --key asks for it; export it again with --sign, "
-                "or import it without --key if you trust where it comes from"
-            )
-        return _before(second, rest)
+            if signature is None:
+                raise BundleRefused(
+                    f"{self._outcome.label} is not signed, and --key asks for it; export it again with --sign, "
+                    "or import it without --key if you trust where it comes from"
+                )
+            self._outcome.signer = verify(self._body, signature, self._terms.key)
+        return rest if second is None else chain([second], rest)
 
     def prepare(self, bay: Bay) -> int:
         """Hold what is here, and make room for what is not; return its bytes on disk.
@@ -183,9 +189,3 @@ def blob_name(digest: Digest) -> str:
 
 def _digest_text(path: Any) -> str:
     return str(path).removeprefix(_BLOBS).replace("/", ":", 1)
-
-
-def _before(first: Entry | None, rest: Iterator[Entry]) -> Iterator[Entry]:
-    if first is not None:
-        yield first
-    yield from rest

@@ -128,8 +128,7 @@ class Flow:
 
     def _write(self, arrival: Arrival, piece: bytes) -> None:
         if arrival.staged is not None and self._staging is not None:
-            arrival.staged.write(piece)
-            self._staging.wrote(len(piece))
+            self._staging.write(arrival.staged, piece)
 
     def _end(self, arrival: Arrival) -> None:
         if arrival.staged is not None and arrival.digest is not None:

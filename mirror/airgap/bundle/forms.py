@@ -8,6 +8,7 @@ import shutil
 import tarfile
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from mirror.airgap.bundle.targets import alone_in, refusing, replace, sync_directory
@@ -100,7 +101,8 @@ class Directory:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._part = path.with_name(f"{path.name}.part")
+        self._real = path.resolve()  # a link stays one
+        self._part = self._real.with_name(f"{self._real.name}.part")
         self._made: set[str] = set()
         self._fd = -1
         self._threads = ThreadPoolExecutor(_SYNCERS, thread_name_prefix="sync")
@@ -143,7 +145,7 @@ class Directory:
             for parent in sorted(self._made, reverse=True):
                 sync_directory(self._part / parent)
             sync_directory(self._part)
-            replace(self._part, self._path)
+            replace(self._part, self._real)
         return (self._path,)
 
     def close(self) -> None:
@@ -152,10 +154,13 @@ class Directory:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        if self._lock >= 0:
-            shutil.rmtree(self._part, ignore_errors=True)
-            os.close(self._lock)
-            self._lock = -1
+        if self._lock < 0:
+            return
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(self._lock), self._part.stat()):  # else it is finished, or another export's
+                shutil.rmtree(self._part, ignore_errors=True)
+        os.close(self._lock)
+        self._lock = -1
 
 
 def header(name: str, size: int) -> bytes:

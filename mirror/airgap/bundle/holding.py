@@ -1,7 +1,7 @@
 """What an export reads of the store, and holds, so that it stays there until it is written.
 
-Only manifests are held, by the lock that every reader takes: whoever evicts takes an image whole or not at all, so that
-a manifest that stays keeps all its blobs.
+Of each image only its own manifest is held, by the lock that every reader takes: whoever evicts takes an image whole or
+not at all, so that a manifest that stays keeps all that it names.
 """
 
 from __future__ import annotations
@@ -31,14 +31,19 @@ class Holding:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._files: dict[Digest, BinaryIO] = {}
-        self._most = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHERS, _OTHERS)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most = max(most - _OTHERS, most // 3)
 
-    async def manifest(self, repository: Repository, digest: Digest) -> tuple[Manifest, bytes]:
-        """Return a manifest that a repository may show, and its bytes, verified; raise `Lacking` or `StoreError`."""
+    async def manifest(self, repository: Repository, digest: Digest, *, hold: bool) -> tuple[Manifest, bytes]:
+        """Return a manifest that a repository may show, and its bytes, verified; raise `Lacking` or `StoreError`.
+
+        `hold` what is no part of an image that is held.
+        """
         standing = self._store.index.standing(repository, digest)
         if not standing.visible:
             raise Lacking(f"its manifest {digest} is not here")
-        self._hold(digest)
+        if hold:
+            self._hold(digest)
         body = await self._read(digest)
         if body is None:
             raise Lacking(f"its manifest {digest} is not here")

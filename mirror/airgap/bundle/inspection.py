@@ -102,7 +102,7 @@ def begin(source: Source) -> Beginning:
     second = next(found, None)
     if second is not None and second.name == SIGNATURE:
         return Beginning(manifest, body, second.read(LARGEST_SIGNATURE), found)
-    return Beginning(manifest, body, None, chain([second] if second is not None else [], found))
+    return Beginning(manifest, body, source.detached(), chain([second] if second is not None else [], found))
 
 
 def inspect(paths: Sequence[str]) -> Inspection:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
@@ -20,10 +21,12 @@ from mirror.airgap.bundle.foreign import Foreign
 from mirror.airgap.bundle.manifest import NAME
 from mirror.airgap.bundle.outcome import LEFT_OUT, MOVED, NEW, UNCHANGED, Imported, ImportedImage
 from mirror.airgap.bundle.reader import entries
+from mirror.airgap.bundle.source import Stopped
 from mirror.cache.evictor import Evictor
 from mirror.cache.space import Space
 from mirror.cache.uses import Uses
-from mirror.errors import BundleRefused, ContentBroken
+from mirror.config.units import show_bytes
+from mirror.errors import BundleRefused, ContentBroken, NoSpace
 from mirror.oci.digest import Digest
 from mirror.store import heap
 
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _TURN = "import"
+_SOON = 0.5  # seconds until somebody is told that another one has it
 
 
 class Intake:
@@ -57,29 +61,47 @@ class Intake:
         """Say whether the import was interrupted: for those who wait for a pipe."""
         return self._stop.is_set()
 
-    async def run(self, source: Source, advance: Callable[[int], None] = lambda _: None) -> Imported:
+    async def run(
+        self,
+        source: Source,
+        advance: Callable[[int], None] = lambda _: None,
+        waiting: Callable[[str], None] = lambda _: None,
+    ) -> Imported:
         """Import one bundle. `advance` hears of bytes of content that were read, in any thread.
+
+        `waiting` hears, as a sentence for people, what it waits for before it begins. A dry run waits for nobody.
 
         Raise `BundleRefused`, `NoSpace` or another `StoreError`: then nothing of it has come. Where it is cancelled
         what has come stays staged, and the next run goes on from there.
         """
-        async with self._store.turns.take(_TURN):
+        heap.keep()
+        if self._terms.dry:
+            return await self._in_thread(source, advance)
+        async with AsyncExitStack() as turn:
+            try:
+                await turn.enter_async_context(self._store.turns.take(_TURN, _SOON))
+            except TimeoutError:
+                waiting("another import is at work on this store; this one goes on when that one has ended")
+                await turn.enter_async_context(self._store.turns.take(_TURN))
+            if not self._store.counted:
+                waiting("the store is looked through first: a mirror, or a command, ended without closing it")
             await self._store.count()
             self._evictor.ready.set()
-            heap.keep()
             return await self._in_thread(source, advance)
 
     async def _in_thread(self, source: Source, advance: Callable[[int], None]) -> Imported:
+        """Return when the thread has ended, however often this is cancelled: it has to put its things away."""
         loop = asyncio.get_running_loop()
         working = loop.run_in_executor(None, self._work, source, advance, loop)
+        while not working.done():
+            try:
+                await asyncio.wait([working])
+            except asyncio.CancelledError:
+                self._stop.set()
         try:
-            return await asyncio.shield(working)
-        except asyncio.CancelledError:
-            self._stop.set()
-            await asyncio.wait([working])
-            if not working.cancelled() and working.exception() is None:
-                return working.result()  # it was at its end already
-            raise
+            return working.result()  # also where it was too late to stop
+        except Stopped:
+            raise asyncio.CancelledError from None
 
     # --- in a thread of its own ------------------------------------------------------------------------------------
 
@@ -100,22 +122,24 @@ class Intake:
             first = next(coming, None)
             if first is None:
                 raise BundleRefused(f"{source.label} is empty")
-            take = self._bundle if first.name == NAME else self._foreign
-            cargo = take(first, coming, bay, outcome)
+            if first.name == NAME:
+                cargo = self._bundle(first, source, coming, bay, outcome)
+            else:
+                cargo = self._foreign(first, coming, bay, outcome)
             on_loop(self._judge(cargo, outcome))
             if not self._terms.dry:
                 bay.keep_only(cargo.needed(outcome).__contains__)
                 self._commit(cargo, outcome, bay, on_loop)
         return outcome
 
-    def _bundle(self, first: Entry, rest: Iterator[Entry], bay: Bay, outcome: Imported) -> Cargo:
+    def _bundle(self, first: Entry, source: Source, rest: Iterator[Entry], bay: Bay, outcome: Imported) -> Cargo:
         expected = Expected(first, self._terms, outcome)
-        rest = expected.authenticate(rest)
-        expected.prepare(bay)
+        rest = expected.authenticate(rest, source.detached)
+        need = expected.prepare(bay)
         images = expected.images()
         if self._terms.dry:
             expected.foretell(bay)
-            outcome.room = self._store.room.left()
+            self._foresee(need, outcome)
             return Cargo(images, {}, {}, expected.platforms)
         expected.receive(rest, bay)
         extents, closure = expected.extents(images, bay)
@@ -129,6 +153,16 @@ class Intake:
         if self._terms.dry:
             outcome.room = self._store.room.left()
         return Cargo(images, extents, closure.nodes, {}).counted(bay, outcome)
+
+    def _foresee(self, need: int, outcome: Imported) -> None:
+        """Say of a dry run how much room there is; raise `NoSpace` where the bundle would be refused for it."""
+        outcome.room = self._store.room.left()
+        self._evictor.totals()
+        if need > outcome.room and not self._space.fits(need):
+            raise NoSpace(
+                f"{outcome.label} needs {show_bytes(need)} more than is here, and not so much can be had, whatever is "
+                "let go; raise storage.max_size, lower storage.min_free, free the disk, or unpin images"
+            )
 
     async def _judge(self, cargo: Cargo, outcome: Imported) -> None:
         """Say of each image what becomes of it; on the loop, since the index is read there."""
@@ -190,10 +224,12 @@ class Cargo:
     sizes: dict[Digest, int] = field(default_factory=dict)
 
     def counted(self, bay: Bay, outcome: Imported) -> Self:
-        """Write into the outcome how much came, and how much was here."""
+        """Write into the outcome how much came, and how much was here; not what goes with an image that is left out."""
         for digest in {digest for extent in self.extents.values() for digest in (*extent.manifests, *extent.blobs)}:
-            size = self.sizes[digest] = bay.size(digest) or 0
-            outcome.count(size, new=not bay.held(digest))
+            self.sizes[digest] = bay.size(digest) or 0
+        whole = [extent for extent in self.extents.values() if not extent.missing]
+        for digest in {digest for extent in whole for digest in (*extent.manifests, *extent.blobs)}:
+            outcome.count(self.sizes[digest], new=not bay.held(digest))
         return self
 
     def size(self, image: Digest) -> int:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mirror.oci.reference import ImageReference
 
 NEW, MOVED, UNCHANGED, LEFT_OUT = "new", "moved", "unchanged", "left out"
-_SHOWN = 20  # of what is missing, in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +74,10 @@ class ParentMissing(BundleRefused):
 
     def __init__(self, label: str, parent: str | None, missing: Sequence[Content]) -> None:
         size = sum(content.size for content in missing)
-        some = ", ".join(content.digest for content in missing[:_SHOWN])
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         super().__init__(
-            f"{label} carries only what is new since the bundle {parent or 'before it'}, and {len(missing)} of what "
-            f"that one brought ({show_bytes(size)}) is not here: import that one first, or take what is whole by "
-            f"--partial; missing: {some}{more}"
+            f"{label} carries only what is new since the bundle {parent or 'before it'}, and {len(missing)} of the "
+            f"contents that are due from there ({show_bytes(size)}) are not here: import that one first, or take "
+            "what is whole by --partial"
         )
         self.missing = tuple(missing)
         self.parent = parent

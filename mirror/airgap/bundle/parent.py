@@ -7,10 +7,8 @@ from pathlib import Path
 
 from mirror.airgap.bundle.manifest import LARGEST, NAME, BundleManifest
 from mirror.airgap.bundle.reader import entries
-from mirror.airgap.bundle.source import open_source
+from mirror.airgap.bundle.source import BESIDE, open_source
 from mirror.errors import BundleRefused
-
-BESIDE = ".bundle.json"  # behind the name of a bundle: its manifest alone
 
 
 def manifest_of(path: str) -> BundleManifest:

@@ -13,7 +13,7 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING
 
 from mirror.airgap.bundle.targets import refusing, sync_directory
 from mirror.errors import BundleRefused, ConfigError, MirrorError
@@ -149,8 +149,13 @@ class PartsWriter(io.RawIOBase):
         self._done.append((self._named(len(self._done) + 1), self._hash.hexdigest()))
 
 
-def joined(paths: Sequence[Path]) -> BinaryIO:
-    """Return what the parts `paths` hold together, as one stream that is read once.
+def whole_of(path: Path) -> Path:
+    """Return how the whole is called of which `path` is a part, or the list of checksums."""
+    return path.with_name(path.name.removesuffix(CHECKSUMS) if path.name.endswith(CHECKSUMS) else path.name[:-4])
+
+
+def joined(paths: Sequence[Path]) -> Joined:
+    """Return what the parts `paths` hold together, as one stream that is read once, and has no buffer.
 
     They may come in any order, from several directories, and include their `.sha256` file; that alone is enough too.
     A part that was not named and lies beside one that was is taken. Where there are checksums each part is compared
@@ -164,7 +169,7 @@ def joined(paths: Sequence[Path]) -> BinaryIO:
     for number in checksums or range(1, MOST + 1):
         if number not in parts and (found := _there(directories, f"{name}.{number:03}")):
             parts[number] = found[0]
-    return cast("BinaryIO", io.BufferedReader(_Joined(_ordered(name, parts, checksums)), _BUFFER))
+    return Joined(_ordered(name, parts, checksums))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,20 +178,23 @@ class _Part:
     checksum: str | None  # None: nobody knows
 
 
-class _Joined(io.RawIOBase):
-    """Parts, one after another."""
+class Joined(io.RawIOBase):
+    """Parts, one after another, `size` bytes in all."""
 
     def __init__(self, parts: Sequence[_Part]) -> None:
         super().__init__()
+        self.size = sum(part.path.stat().st_size for part in parts)
         self._waiting = list(reversed(parts))
         self._part: _Part | None = None
         self._file: io.FileIO | None = None
         self._hash = hashlib.sha256()
 
     def readable(self) -> bool:
+        """Say yes."""
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
+        """Read on, within one part; return the bytes, 0 at the end. Raise `BundleRefused` where a part is damaged."""
         target = memoryview(buffer).cast("B")
         while True:
             if self._file is None:
@@ -205,10 +213,28 @@ class _Joined(io.RawIOBase):
             self._compare()
 
     def close(self) -> None:
+        """Close the part at hand."""
         super().close()
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def settle(self) -> None:
+        """Read the part at hand to its end, so that it is compared; raise `BundleRefused` where it is damaged.
+
+        For whoever has found something wrong within it: that the part has to be copied again says more.
+        """
+        part = self._part
+        if self._file is None or part is None or part.checksum is None:
+            return
+        try:
+            while piece := self._file.read(_BUFFER):
+                self._hash.update(piece)
+        except OSError as error:
+            raise BundleRefused(f"{part.path} cannot be read: {error.strerror or error}; copy it again") from error
+        self._file.close()
+        self._file = None
+        self._compare()
 
     def _compare(self) -> None:
         part = self._part

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self, cast
 
 from mirror.airgap.bundle.compression import decompressed
-from mirror.airgap.bundle.parts import CHECKSUMS, is_part, joined
+from mirror.airgap.bundle.parts import is_part, joined, whole_of
 from mirror.errors import BundleRefused
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 STANDARD_INPUT = "-"
-_BUFFER = 1024 * 1024  # bytes
+BESIDE, SIGNED = ".bundle.json", ".sig"  # behind the name of a bundle: its manifest alone; and behind that: signed
+LARGEST_SIGNATURE = 64 * 1024  # bytes
+_BUFFER = 64 * 1024  # bytes; what is longer is read past it
 _LOOK = 0.2  # seconds between looks whether somebody wants to stop, while nothing comes
 
 
@@ -32,11 +34,20 @@ class Source:
     """One bundle. `label` is how messages name it; `size` is what has to be read, in bytes, None where nobody knows."""
 
     def __init__(
-        self, label: str, *, directory: Path | None = None, file: BinaryIO | None = None, size: int | None = None
+        self,
+        label: str,
+        *,
+        directory: Path | None = None,
+        file: BinaryIO | None = None,
+        size: int | None = None,
+        whole: Path | None = None,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
         self.label = label
         self.directory = directory
         self.size = size
+        self._whole = whole  # how all of it is called: what lies beside it begins like that
+        self.settle = settle  # of parts: raises `BundleRefused` where the one is damaged that was being read
         self._file = file
         self._stream: BinaryIO | None = None
 
@@ -47,6 +58,22 @@ class Source:
         if self._stream is None:
             self._stream = decompressed(self._file)
         return self._stream
+
+    def detached(self) -> bytes | None:
+        """Return the signature that lies beside the bundle, of its manifest, None where there is none.
+
+        So a key can sign that never comes near the machine that writes bundles. Raise `BundleRefused`.
+        """
+        if self._whole is None:
+            return None
+        path = self._whole.with_name(f"{self._whole.name}{BESIDE}{SIGNED}")
+        try:
+            with path.open("rb") as file:
+                return file.read(LARGEST_SIGNATURE)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise BundleRefused(f"{path} cannot be read: {error.strerror or error}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -79,15 +106,22 @@ def open_source(paths: Sequence[str], stopped: Callable[[], bool] = lambda: Fals
 
 
 def bundles(paths: Sequence[str]) -> list[list[str]]:
-    """Sort what a command was given into bundles: parts of one belong together, all else is one by itself."""
+    """Sort what a command was given into bundles: parts of one belong together, all else is one by itself.
+
+    The manifests, and their signatures, are left out that lie beside another one of them: the shell names all.
+    """
     found: dict[str, list[str]] = {}
-    for path in paths:
-        name = Path(path).name
+    for path in (path for path in paths if not _lies_beside(path, paths)):
         whole = path
         if path != STANDARD_INPUT and is_part(Path(path)):
-            whole = f"{name.removesuffix(CHECKSUMS) if name.endswith(CHECKSUMS) else name[:-4]} in parts"
+            whole = f"{whole_of(Path(path)).name} in parts"
         found.setdefault(whole, []).append(path)
     return list(found.values())
+
+
+def _lies_beside(path: str, given: Sequence[str]) -> bool:
+    name, manifest, _ = path.partition(BESIDE)
+    return bool(manifest) and any(other.startswith(name) and BESIDE not in other for other in given)
 
 
 def _one(path: Path, stopped: Callable[[], bool]) -> Source:
@@ -98,16 +132,21 @@ def _one(path: Path, stopped: Callable[[], bool]) -> Source:
             raise
         return _parts([path.with_name(f"{path.name}.001")])
     if stat.S_ISDIR(mode):
-        return Source(str(path), directory=path, size=_size(path))
+        return Source(str(path), directory=path, size=_size(path), whole=path)
     if is_part(path):
         return _parts([path])
+    if path.name.endswith((BESIDE, f"{BESIDE}{SIGNED}")):
+        raise BundleRefused(f"{path} lies beside a bundle, and holds none of its content; name that one")
     if stat.S_ISREG(mode):
-        return Source(str(path), file=path.open("rb", buffering=_BUFFER), size=path.stat().st_size)
+        return Source(str(path), file=path.open("rb", buffering=_BUFFER), size=path.stat().st_size, whole=path)
     return Source(str(path), file=_patient(os.open(path, os.O_RDONLY | os.O_CLOEXEC), stopped, ours=True))
 
 
 def _parts(paths: Sequence[Path]) -> Source:
-    return Source(f"{paths[0]} and the other parts" if len(paths) > 1 else str(paths[0]), file=joined(paths))
+    parts = joined(paths)
+    file = cast("BinaryIO", io.BufferedReader(parts, _BUFFER))
+    whole = whole_of(paths[0])
+    return Source(str(whole), file=file, size=parts.size, whole=whole, settle=parts.settle)
 
 
 def _size(directory: Path) -> int:

@@ -191,6 +191,8 @@ class TarReader:
         self._seen.add(mark)
 
     def _cut(self) -> BundleRefused:
+        if not self._name:
+            return BundleRefused("this is no tar archive, or it is cut off at its beginning")
         return BundleRefused(f"the archive is cut off in or behind {self._shown()}; copy it again")
 
     def _shown(self) -> str:

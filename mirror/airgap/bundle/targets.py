@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BEHIND = 32 * 1024 * 1024  # bytes after which the disk is told to begin: else all of it would wait for the end
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Target(Protocol):
@@ -144,14 +148,30 @@ def refusing(path: Path) -> Iterator[None]:
 
 
 def replace(new: Path, path: Path) -> None:
-    """Give a directory its name; one that is there already is taken away behind it."""
+    """Give a directory its name, in one step where the system can; what had that name is taken away behind it."""
     old = path.with_name(f"{path.name}.old.part")
     shutil.rmtree(old, ignore_errors=True)
-    with suppress(FileNotFoundError):
+    if not path.exists():
+        new.rename(path)
+    elif _exchange(new, path):
+        old = new
+    else:
         path.rename(old)
-    new.rename(path)
+        new.rename(path)
     sync_directory(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names at once; False where the C library or the file system cannot (renameat2(2))."""
+    if not hasattr(_libc, "renameat2"):
+        return False
+    if _libc.renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS):
+        return False
+    raise OSError(code, os.strerror(code))
 
 
 def alone_in(path: Path) -> None:

@@ -81,8 +81,16 @@ def plan(
     return Plan((*documents, *layout_files(manifest, runnable)), tuple(contents), bodies)
 
 
-def write(plan: Plan, form: Form, open_: Open, advance: Callable[[int], None] = lambda _: None) -> tuple[Path, ...]:
+def write(
+    plan: Plan,
+    form: Form,
+    open_: Open,
+    advance: Callable[[int], None] = lambda _: None,
+    written: Callable[[], None] = lambda: None,
+) -> tuple[Path, ...]:
     """Write a bundle and return what there is now; `advance` hears how many bytes of content were read.
+
+    `written` is called when all is written, before the bundle gets its name.
 
     Raise `Damaged`, and `MirrorError` where content went meanwhile or the target cannot be written. Then nothing is
     left of it.
@@ -104,6 +112,7 @@ def write(plan: Plan, form: Form, open_: Open, advance: Callable[[int], None] = 
                 with opened[0] as file:
                     for count in pipeline.copy(path_of(content.digest), file, content.size, digest):
                         advance(count)
+        written()
         return form.finish()
     finally:
         form.close()

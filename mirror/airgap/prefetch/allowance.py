@@ -42,6 +42,7 @@ class Allowance:
         self._told: float | None = None  # until when people were told that is waited
         self._learnt = False
         self._under_way = 0  # counted requests
+        self._most = 0  # that ever remained: the limit, as far as is known, of who does not say it
         self._left: int | None = None  # how many more may be made, as far as is known; None: no limit is known
 
     def limited(self, retry_after: float | None) -> None:
@@ -109,13 +110,14 @@ class Allowance:
     def _remaining(self) -> int | None:
         """Return how many requests may be made, of what upstream said last; None where it said nothing that holds."""
         budget = self._upstream.budget
-        if budget is None or budget.remaining is None:
+        if budget is None or budget.remaining is None or budget.limit == 0:  # a limit of none would not have answered
             return None
+        self._most = max(self._most, budget.remaining)
         now = self._timing.clock()
         ends = budget.resets_at if budget.resets_at is not None else budget.at + (budget.window or float("inf"))
         if ends <= now:
             return None
-        limit = budget.limit if budget.limit is not None else budget.remaining
+        limit = budget.limit if budget.limit is not None else self._most
         return budget.remaining - round(limit * (1 - self._share))
 
     # --- waiting -------------------------------------------------------------------------------------------------
@@ -141,10 +143,10 @@ class Allowance:
         if budget is not None:
             if budget.resets_at is not None:
                 until = max(budget.resets_at, now + LEAST_REST)
-            if budget.limit is not None and budget.remaining:
+            if budget.limit is not None and budget.remaining and self._share < 1:
                 reason = (
                     f"{budget.remaining} of the {budget.limit} requests that {self._upstream.namespace} allows remain, "
-                    f"and {self._share:.0%} of them may be used"
+                    f"and no more than {self._share:.0%} of all may be used"
                 )
         self._tell(until, reason)
         await self._timing.sleep(min(until - now, LAST_POLL))  # a limit may be lifted sooner, by a login or a plan

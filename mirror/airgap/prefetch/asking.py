@@ -42,6 +42,8 @@ BLOBS_AT_ONCE = 8  # of one upstream, which has so many places for them
 BUSY_PAUSES = (1.0, 4.0, 15.0)  # seconds before each further try where too much was under way here, more or less
 FULL_PAUSES = (5.0, 20.0, 45.0)  # where there is no room: what was used a minute ago may go (`mirror.cache.space`)
 _LEARN_PATIENCE = 20.0  # seconds
+_LITTLE = 16 * 1024  # bytes: a manifest and its part of the index
+_FULL_FOR = 5.0  # seconds
 _REPOSITORIES = 256  # whose signature tags are remembered
 _PAGE = 1000  # tags, which is the most that many registries give at once
 _CHEAP = 5  # pages that are read to find signatures; in a repository of more each is asked for by its name
@@ -58,6 +60,7 @@ class Asking:
         self._outage = outage
         self._timing = timing
         self._blobs = asyncio.Semaphore(BLOBS_AT_ONCE)
+        self._full: tuple[float, str] | None = None  # until when nobody looks again whether there is room, and why
         self._listed: LRUCache[Repository, frozenset[str] | None] = LRUCache(_REPOSITORIES)
 
     async def said(self, place: Place, repository: Repository, tag: Tag) -> Digest | None:
@@ -75,6 +78,8 @@ class Asking:
             if here is not None:
                 return here, False
 
+        await self._see_room()
+
         async def fetch() -> ManifestAnswer:
             async with self._allowance.counted(place, lambda: self._learn(repository, reference)):
                 return await self._cache.manifests.fetch(repository, reference)
@@ -83,6 +88,19 @@ class Asking:
         if not answer.outcome.stored:
             raise StoreError(f"the manifest {answer.digest} could not be stored; see the log")
         return answer, not answer.outcome.collapsed
+
+    async def _see_room(self) -> None:
+        """Raise `NoSpace` where not even a manifest can be stored: the request would count, and be made in vain."""
+        now = self._timing.clock()
+        if self._full is not None and now < self._full[0]:
+            raise NoSpace(self._full[1])
+        try:
+            await self._cache.space.reserve(_LITTLE)
+        except NoSpace as error:
+            self._full = now + _FULL_FOR, str(error)
+            raise
+        self._cache.space.landed(_LITTLE)
+        self._cache.space.release(_LITTLE)
 
     async def blob(
         self, place: Place, repository: Repository, digest: Digest, *, size: int | None, came: Callable[[int], None]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mirror.airgap.prefetch.order import Order
     from mirror.airgap.prefetch.timing import Timing
     from mirror.airgap.wanted import Wanted
+    from mirror.oci.name import Repository
 
 _EXAMPLES = 5  # tags that are named where none is chosen
 
@@ -40,31 +41,39 @@ class Expansion:
 
     async def run(self, wanted: Sequence[Wanted]) -> list[Wanted | Planned]:
         """Return single images in the order of `wanted`, each once; a selection that chose none is a failed plan."""
+        selections: dict[Repository, list[int]] = defaultdict(list)
+        for position, one in enumerate(wanted):
+            if one.selection is not None:
+                selections[one.repository].append(position)
         expanded: dict[int, list[Wanted | Planned]] = {}
 
-        async def expand(position: int, one: Wanted) -> None:
+        async def expand(repository: Repository, positions: Sequence[int]) -> None:
             async with Place(self._places, self._timing) as place:
-                expanded[position] = await self._choose(place, one)
+                tags = await self._tags(place, repository)
+            for position in positions:
+                expanded[position] = self._choose(wanted[position], tags)
 
         async with asyncio.TaskGroup() as group:
-            for position, one in enumerate(wanted):
-                if one.selection is not None:
-                    group.create_task(expand(position, one))
+            for repository, positions in selections.items():
+                group.create_task(expand(repository, positions))
         found: dict[object, Wanted | Planned] = {}
         for position, one in enumerate(wanted):
             for single in expanded.get(position, [one]):
                 found.setdefault(_key(single), single)
         return list(found.values())
 
-    async def _choose(self, place: Place, one: Wanted) -> list[Wanted | Planned]:
-        assert one.selection is not None  # noqa: S101  # the caller sees to it
+    async def _tags(self, place: Place, repository: Repository) -> list[str] | MirrorError:
+        if self._locked is not None:
+            return sorted(self._locked.get(str(repository), ()))
         try:
-            if self._locked is not None:
-                tags = sorted(self._locked.get(str(one.repository), ()))
-            else:
-                tags = await self._asking(one.repository.namespace).tags(place, one.repository)
+            return await self._asking(repository.namespace).tags(place, repository)
         except MirrorError as error:
-            return [Planned(one, failure=f"which tags there are is not known: {error}")]
+            return error
+
+    def _choose(self, one: Wanted, tags: list[str] | MirrorError) -> list[Wanted | Planned]:
+        assert one.selection is not None  # noqa: S101  # the caller sees to it
+        if isinstance(tags, MirrorError):
+            return [Planned(one, failure=f"which tags there are is not known: {tags}")]
         chosen = [replace(one, tag=tag, selection=None) for tag in map(_tag, one.selection.choose(tags)) if tag]
         if chosen:
             return list(chosen)

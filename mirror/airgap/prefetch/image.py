@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mirror.airgap.choice import Platforms
 from mirror.airgap.prefetch.anatomy import Dissection
 from mirror.airgap.prefetch.outcome import Amount, Came, Fetched, Planned, Resolved
-from mirror.errors import MirrorError
+from mirror.errors import MirrorError, StoreError
 from mirror.store.changes import SETTLED, Pinned, TagSet
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ class Image:
                 self.needs = [part.digest for part in anatomy.parts]
         except MirrorError as error:
             failure = str(error)
+        if not self.needs:
+            self._give_back(anatomy)
         came = _amount(anatomy, fetched & set(self._own))
         return Fetched(
             planned,
@@ -110,6 +113,12 @@ class Image:
             pinned=pinned,
             failure=failure or _failure(anatomy.missing, anatomy.lacking),
         )
+
+    def _give_back(self, anatomy: Anatomy) -> None:
+        """Leave to others the room of what did not come."""
+        own = [part for part in anatomy.parts if part.digest in self._own]
+        with suppress(StoreError):  # a disk that does not say what is here has failed the image already
+            self._keeping.give_back([part for part in own if self._store.blobs.size(part.digest) is None])
 
     # --- what it is ------------------------------------------------------------------------------------------------
 
@@ -124,7 +133,7 @@ class Image:
                 return digest
             if not self._order.amend:
                 raise MirrorError(
-                    f"{wanted} is not in the lock file; prefetch it once with --lock, or leave --locked out"
+                    "it is not in the lock file; with --lock as well, for the same file, it is asked for and added"
                 )
         at = self._timing.clock()
         said = await self._asking.said(self._place, wanted.repository, wanted.tag)

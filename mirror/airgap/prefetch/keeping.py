@@ -82,6 +82,14 @@ class Keeping:
         for part in new:
             self._count(part.digest, on_disk(part.size or 0))
 
+    def give_back(self, parts: Iterable[Part]) -> None:
+        """Count what was claimed and did not come no more: it leaves its room to others."""
+        for part in parts:
+            key = pack(part.digest)[:_KEY]
+            if key in self._known:
+                self._known.remove(key)
+                self._taken -= on_disk(part.size or 0)
+
     def close(self) -> None:
         """Let all of it go as eviction pleases."""
         while self._files:

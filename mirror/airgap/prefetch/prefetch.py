@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -131,7 +132,8 @@ class Prefetch:
             known = self._store.index.tag(single.repository, single.tag.name) if single.tag is not None else None
             digest = single.digest or (known.digest if known is not None else None)
             if digest is not None:
-                keeping.hold(digest)
+                with suppress(StoreError):  # what the disk does not give fails its own image, and no other
+                    keeping.hold(digest)
 
     async def _work(
         self,

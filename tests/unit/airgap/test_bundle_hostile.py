@@ -178,7 +178,7 @@ BAD_TARS: dict[str, tuple[Callable[[], bytes], str]] = {
         "something follows the end",
     ),
     "a header that is damaged": (lambda: tar(small().entries()).replace(b"oci-layout", b"oci-lay0ut", 1), "checksum"),
-    "nothing": (lambda: b"", "is cut off in or behind its beginning"),
+    "nothing": (lambda: b"", "is cut off at its beginning"),
     "an empty archive": (lambda: tar([]), "is empty"),
     "no archive": (lambda: b"\x7fELF" + bytes(range(256)) * 8, "no tar archive"),
     "an archive of something else": (lambda: tar([("README", b"hello")]), "is nothing that can be imported"),
@@ -252,7 +252,7 @@ LIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a size that is no number": (lambda: rewritten(lambda told: told["contents"][0].update(size=1.5)), "size"),
     "a size beyond all disks": (
         lambda: rewritten(lambda told: content(told, "").update(size=2**62)),
-        "needs 4096.0 PiB more than is here",
+        "brings 4096.0 PiB that is not here yet",
     ),
     "an image that does not come": (lambda: rewritten(lambda told: told["images"][0].update(digest=OTHER)), "app:1.0"),
     "content that nobody needs": (
@@ -351,7 +351,7 @@ def test_a_bomb_ends_where_bundle_json_says(packed: Callable[[bytes], bytes], fi
 def test_a_bomb_that_is_no_bundle_ends_at_the_cap(filled: Site, tmp_path: Path) -> None:
     path = tmp_path / "layers.tar.gz"
     path.write_bytes(gzipped(header("layer.tar", 2**33) + bytes(8 * 1024 * 1024)))
-    assert re.search(r"at 'layer.tar'\) needs 8.0 GiB more than is here.*it may take", refused(filled, path))
+    assert re.search(r"at 'layer.tar'\) brings 8.0 GiB that is not here yet.*it may take", refused(filled, path))
 
 
 def test_what_the_manifest_of_a_bundle_cannot_say_is_never_written() -> None:

@@ -519,7 +519,7 @@ def test_a_bundle_in_a_directory_is_replaced_by_the_next_and_nothing_else_is(
     (tmp_path / "mine/precious").touch()
     code, _, err = run("nginx", "-o", str(tmp_path / "mine"))
     assert code == 2
-    assert "holds something that is no bundle" in err
+    assert "holds precious, which is no part of a bundle" in err
     assert (tmp_path / "mine/precious").exists()
 
 
@@ -550,7 +550,7 @@ def test_a_link_stays_a_link(shelf: Shelf, run: Run, tmp_path: Path) -> None:
     ("arguments", "told"),
     [
         (("nginx", "-o", "{}/none/x.tar"), "is no directory; make it first"),
-        (("nginx", "-o", "{}/x.tar.gz"), "name it x.tar.tar.zst"),
+        (("nginx", "-o", "{}/x.tar.gz"), "name it x.tar.zst"),
         (("nginx", "-o", "{}/tree/", "--split", "1GiB"), "neither compressed nor split"),
         (("nginx", "-o", "-", "--split", "1GiB"), "--split makes files"),
         (("nginx", "-o", "{}/x.tar", "--split", "4G"), "could mean two sizes"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -22,6 +24,7 @@ from mirror.airgap.bundle.targets import FileTarget
 from mirror.cli.main import main
 from mirror.errors import StoreError
 from mirror.oci.digest import Digest
+from mirror.oci.mediatype import OCI_MANIFEST
 from mirror.oci.pattern import ImagePattern
 from tests.parts.process import room, run
 from tests.unit.airgap.shelf import Shelf
@@ -62,6 +65,32 @@ def test_what_is_gathered_is_not_evicted_before_it_is_written(shelf: Shelf) -> N
             assert shelf.store.remover.remove(Digest.parse(root["digest"])) is None
     for root in (image, index):
         assert shelf.store.remover.remove(Digest.parse(root["digest"])) is not None
+
+
+def test_one_open_file_holds_an_image_of_many_manifests(shelf: Shelf) -> None:
+    children = [shelf.image(NGINX, None, b"%d" % number) for number in range(4)]
+    index = shelf.index(NGINX, "1", *children)
+    with closing(gathered(shelf, "nginx")):
+        held = [Path(os.readlink(f"/proc/self/fd/{fd}")) for fd in os.listdir("/proc/self/fd") if _is_open(fd)]  # noqa: PTH115, PTH208  # a Path opens one, too
+        assert held.count(shelf.file_of(index)) == 1
+        assert not {shelf.file_of(child) for child in children} & set(held)
+        for one in (*children, index):
+            assert shelf.store.remover.remove(Digest.parse(one["digest"])) is None
+
+
+def _is_open(fd: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{fd}")
+
+
+def test_few_descriptors_are_enough_for_many_images(shelf: Shelf, tmp_path: Path) -> None:
+    configured = shelf.blob(NGINX, b"{}")
+    for number in range(70):
+        document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": configured, "layers": [], "n": number}
+        shelf.manifest(NGINX, str(number), document)
+    words = [sys.executable, "-m", "mirror", "export", "nginx", "-o", tmp_path / "b.tar", "--config", shelf.file]
+    few = functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (64, 64))
+    subprocess.run(words, check=True, preexec_fn=few, stdout=subprocess.DEVNULL)
+    assert len(json.loads(Path(f"{tmp_path}/b.tar.bundle.json").read_bytes())["images"]) == 70
 
 
 def test_an_image_that_goes_before_it_is_gathered_is_missing(shelf: Shelf) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
+from io import BufferedReader
 from pathlib import Path
 
 import pytest
 
 from mirror.airgap.bundle import parts as parts_module
 from mirror.airgap.bundle.parts import MOST, PartsWriter, is_part, joined
+from mirror.airgap.bundle.source import open_source
 from mirror.errors import BundleRefused, ConfigError, MirrorError
 
 WHOLE = random.Random(3).randbytes(25_000)  # noqa: S311  # any bytes
@@ -95,13 +97,36 @@ def test_a_damaged_part_is_named_when_it_was_read(tmp_path: Path, parts: list[Pa
     body = bytearray(parts[2].read_bytes())
     body[100] ^= 1
     parts[2].write_bytes(body)
-    stream = joined(parts)
+    stream = BufferedReader(joined(parts))
     assert stream.read(14_000) == WHOLE[:14_000]
     with pytest.raises(BundleRefused, match=r"b\.tar\.003 is damaged.*copy it again"):
         stream.read()
-    piecemeal = joined([tmp_path / "b.tar.sha256"])
+    piecemeal = BufferedReader(joined([tmp_path / "b.tar.sha256"]))
     with pytest.raises(BundleRefused, match="damaged"):
         list(iter(lambda: piecemeal.read(100), b""))
+
+
+def test_parts_are_called_as_the_whole_and_it_is_known_how_much_there_is_to_read(tmp_path: Path) -> None:
+    written(tmp_path / "b.tar")
+    for given in (["b.tar"], ["b.tar.003", "b.tar.001"], ["b.tar.sha256"]):
+        with open_source([str(tmp_path / name) for name in given]) as source:
+            assert (source.label, source.size) == (str(tmp_path / "b.tar"), len(WHOLE))
+
+
+def test_whoever_finds_something_wrong_within_a_part_can_have_it_named(tmp_path: Path, parts: list[Path]) -> None:
+    body = bytearray(parts[1].read_bytes())
+    body[100] ^= 1
+    parts[1].write_bytes(body)
+    stream = joined(parts)
+    assert stream.read(7_000) == WHOLE[:7_000]
+    stream.settle()  # between two parts there is nothing to settle
+    assert len(stream.read(200)) == 200
+    with pytest.raises(BundleRefused, match=r"b\.tar\.002 is damaged.*copy it again"):
+        stream.settle()
+    (tmp_path / "b.tar.sha256").unlink()
+    unknown = joined(parts)
+    assert len(unknown.read(200)) == 200
+    unknown.settle()  # nobody knows its checksum
 
 
 @pytest.mark.parametrize(("number", "size"), [(1, 6_999), (2, 6_000), (2, 7_100), (4, 7_001)])

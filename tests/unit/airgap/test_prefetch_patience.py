@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -221,3 +222,56 @@ def test_what_fails_while_others_are_answered_is_given_up_sooner() -> None:
 def test_an_order_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Order(**wrong)
+
+
+class Said:
+    """An upstream that has said this of its limit."""
+
+    namespace = "docker.io"
+
+    def __init__(self, *budgets: Budget) -> None:
+        self._budgets = list(budgets)
+
+    @property
+    def budget(self) -> Budget:
+        return self._budgets.pop(0) if len(self._budgets) > 1 else self._budgets[0]
+
+
+async def test_a_limit_of_nothing_that_is_answered_all_the_same_is_no_limit() -> None:
+    hand = Hand()
+    upstream = Said(Budget(hand.now, limit=0, remaining=0))
+    allowance = Allowance(cast("Any", upstream), 1.0, list[Any]().append, hand.timing)
+    async with asyncio.timeout(5), Place(asyncio.Semaphore(1), hand.timing) as place, allowance.counted(place, never):
+        assert hand.slept == []
+
+
+async def test_where_the_limit_is_not_said_the_share_is_of_the_most_that_remained() -> None:
+    hand = Hand()
+    left = iter(range(99, 0, -1))
+    upstream = Said(Budget(hand.now, remaining=100))
+    made = 0
+
+    async def learn() -> None:
+        pass
+
+    async def sleep(_: float) -> None:
+        raise _Waited
+
+    timing = Timing(hand.timing.clock, sleep)
+    allowance = Allowance(cast("Any", upstream), 0.2, list[Any]().append, timing)
+
+    with suppress(_Waited):
+        async with Place(asyncio.Semaphore(1), hand.timing) as place, asyncio.timeout(5):
+            while True:
+                async with allowance.counted(place, learn):
+                    made += 1
+                    upstream._budgets = [Budget(hand.now, remaining=next(left))]
+    assert made == 20
+
+
+class _Waited(Exception):
+    pass
+
+
+async def never() -> None:
+    raise AssertionError

@@ -173,6 +173,23 @@ def test_without_room_it_stays_as_it_is(layout: Layout, monkeypatch: pytest.Monk
     assert list(history.read()) == [served(at=NOW + 9)]
 
 
+def test_a_disk_that_is_full_keeps_nothing_of_what_was_to_be_written_anew(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GROWTH", 0)
+    history, room = History(layout), Room()
+    history.add(served(at=NOW + number) for number in range(10))
+
+    def refuse(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "fsync", refuse)
+    with pytest.raises(NoSpace):
+        history.tidy(room, now=NOW)
+    assert [path.name for path in layout.root.glob("served*")] == ["served.log"]
+    assert room.reserved == 0
+
+
 def test_who_writes_waits_for_whoever_writes_it_anew(layout: Layout) -> None:
     history = History(layout)
     history.add([served()])

@@ -4,8 +4,10 @@ import asyncio
 import errno
 import fcntl
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -288,3 +290,15 @@ async def test_on_a_disk_without_any_room_nothing_goes_that_is_in_use(
     with opened[0], pytest.raises(NoSpace):
         store.remover.remove(one.digest)
     assert here(store, *one.all) == [True, True]
+
+
+async def test_what_somebody_reads_is_passed_over_without_the_index(store: Store, path: Path) -> None:
+    one = await image(store, "one", "layer")
+    await store.count()
+    opened_ = store.blobs.open(one.digest)
+    assert opened_ is not None
+    with opened_[0], closing(sqlite3.connect(path / "index.sqlite", isolation_level=None)) as busy:
+        busy.execute("BEGIN IMMEDIATE")  # whoever writes to the index now waits for this
+        assert store.remover.remove(one.digest) is None
+        busy.execute("ROLLBACK")
+    assert store.remover.remove(one.digest) is not None
