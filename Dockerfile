@@ -29,14 +29,16 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=igno
 COPY requirements.lock wheel[s] wheels/
 # pip stays behind in an environment of its own. The bytecode is not compared with its source again at run time:
 # nobody changes either, and a file system that is read-only could not keep a newer one. Pygments is not compiled: that
-# would be 4 MB, and rich loads it only to colour source code.
+# would be 4 MB, and rich loads it only to colour source code. zstandard comes with its library twice, of which CPython
+# loads the other one.
 RUN set -e; \
     python3 -m venv /opt/pip; \
     python3 -m venv --without-pip /opt/mirror; \
     if ls wheels/*.whl >/dev/null 2>&1; then set -- --no-index --find-links wheels; fi; \
     /opt/pip/bin/pip --python /opt/mirror/bin/python install --no-compile --only-binary=:all: --require-hashes "$@" \
         -r wheels/requirements.lock; \
-    find /opt/mirror -depth -type d \( -name tests -o -name __pycache__ \) -exec rm -r {} +
+    find /opt/mirror -depth -type d \( -name tests -o -name __pycache__ \) -exec rm -r {} +; \
+    find /opt/mirror -path '*/zstandard/_cffi.*.so' -delete
 COPY mirror mirror
 COPY deploy/health.py deploy/container.yaml ./
 RUN set -e; \

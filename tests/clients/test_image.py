@@ -29,7 +29,7 @@ pytestmark = [
 IMAGE, BASE = "registry-mirror", "python-base"
 PORT = free_port()  # of the mirror that the daemon is told to use before there is one
 MB = 10**6
-LAYER = 45 * MB  # what the mirror may add to its base: 43 when this was written
+LAYER = 75 * MB  # what the mirror may add to its base: 73 when this was written, 30 of them for signatures and zstd
 CAREFUL = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 
 
@@ -49,10 +49,10 @@ def docker() -> Iterator[Builder]:
 
 
 def test_the_image_is_small_and_says_what_it_is(docker: Builder) -> None:
-    whole, base = (int(docker.inspect(name, ".Size")) for name in (IMAGE, BASE))
+    whole, base = (int(docker.tell(name, ".Size")) for name in (IMAGE, BASE))
     print(f"image {whole / MB:.0f} MB: base {base / MB:.0f} MB, mirror {(whole - base) / MB:.0f} MB")  # noqa: T201
     assert whole - base < LAYER
-    labels = json.loads(docker.inspect(IMAGE, "json .Config.Labels"))
+    labels = json.loads(docker.tell(IMAGE, "json .Config.Labels"))
     assert labels["org.opencontainers.image.title"] == "registry-mirror"
     assert labels["org.opencontainers.image.version"] == __version__
     assert docker.once("--network=none", IMAGE, "--version") == f"mirror {__version__}\n"
@@ -112,7 +112,7 @@ def test_it_serves_on_a_fresh_volume_with_what_it_ships(docker: Builder) -> None
     shipped = yaml.safe_load(docker.once("--network=none", IMAGE, "check", "--config", "/etc/mirror/mirror.yaml"))
     assert shipped["server"]["listen"] == ["0.0.0.0:5000"]
     assert shipped["storage"]["path"] == "/var/lib/mirror"
-    assert "5000/tcp" in docker.inspect(IMAGE, "json .Config.ExposedPorts")
+    assert "5000/tcp" in docker.tell(IMAGE, "json .Config.ExposedPorts")
     docker.begin("fresh", *CAREFUL, "--user=23456:23456", "--network=none", "--volume=fresh:/var/lib/mirror", IMAGE)
     assert docker.execute("fresh", "mirror-health") == "healthy: 127.0.0.1 port 5000\n"
     assert docker.end("fresh") == 0

@@ -54,7 +54,12 @@ def wheels() -> Path:
         "--only-binary=:all:", "--python-version", PYTHON, "--require-hashes", "--requirement", LOCK, "--dest", work,
         within=300,
     )  # fmt: skip
-    work.rename(kept)
+    try:
+        work.rename(kept)
+    except OSError:  # another worker was quicker
+        if not kept.exists():
+            raise
+        shutil.rmtree(work)
     return kept
 
 
@@ -88,7 +93,7 @@ class Builder(Dockerd):
         given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
         return self._docker("build", "--network=none", "--force-rm", *given, "--tag", name, str(path))
 
-    def inspect(self, name: str, what: str) -> str:
+    def tell(self, name: str, what: str) -> str:
         """Return one value of an image or a container, in the language of Go's templates."""
         return self._docker("inspect", "--format", f"{{{{{what}}}}}", name).strip()
 
@@ -100,9 +105,9 @@ class Builder(Dockerd):
         """Start a container, and wait until its health check says that it is well."""
         self._docker("run", "--detach", "--name", name, "--health-interval=1s", *arguments)
         until = time.monotonic() + 20
-        while self.inspect(name, ".State.Health.Status") != "healthy":
-            if time.monotonic() > until or self.inspect(name, ".State.Running") != "true":
-                raise ProgramError(f"{name}: {self.inspect(name, 'json .State')}\n{self.output(name)}")
+        while self.tell(name, ".State.Health.Status") != "healthy":
+            if time.monotonic() > until or self.tell(name, ".State.Running") != "true":
+                raise ProgramError(f"{name}: {self.tell(name, 'json .State')}\n{self.output(name)}")
             time.sleep(0.1)
 
     def execute(self, name: str, *command: str) -> str:
@@ -117,6 +122,6 @@ class Builder(Dockerd):
     def end(self, name: str) -> int:
         """Stop a container as a person does; return the exit code of its process."""
         self._docker("stop", name)
-        code = int(self.inspect(name, ".State.ExitCode"))
+        code = int(self.tell(name, ".State.ExitCode"))
         self._docker("rm", "--volumes", name)
         return code

@@ -114,7 +114,11 @@ class Containerd(Program):
         assert self._ctr("content", "ls", "--quiet").split() == []
 
     def run(self, reference: str, *command: str) -> str:
-        return self._ctr("run", "--rm", reference, f"test-{uuid.uuid4().hex[:8]}", *command)
+        # Into a file: what a short process says may be lost where ctr passes it on (it closes the pipes when it ends).
+        name = f"test-{uuid.uuid4().hex[:8]}"
+        said = self.root.parent / f"{name}.out"
+        self._ctr("run", "--rm", f"--log-uri=file://{said}", reference, name, *command)
+        return said.read_text()
 
 
 class ContainerdCri(Containerd):
