@@ -41,10 +41,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep on one process what shares the real registry, and the tests of one file; see `make test`."""
+    """Keep on one process the files that share the real registry, and the tests of one file; see `make test`."""
+    sharing = {item.path for item in items if {"registry", "pushed"} & set(getattr(item, "fixturenames", ()))}
     for item in items:
-        shares = {"registry", "pushed"} & set(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("registry" if shares else item.path.name))
+        item.add_marker(pytest.mark.xdist_group("registry" if item.path in sharing else item.path.name))
 
 
 def _path() -> str:
