@@ -141,9 +141,9 @@ async def test_a_plan_says_what_is_here_and_what_is_not_and_fetches_no_content(
 @pytest.mark.usefixtures("app")
 async def test_a_plan_has_figures_that_add_up_and_names_two_platforms_of_many(run: Run, upstream: FakeRegistry) -> None:
     platforms = ("linux/amd64", "linux/arm64", "linux/s390x", "windows/amd64")
-    images = [upstream.add_image("library/many", layers=[b"base" * 9000], platform=one) for one in platforms]
+    images = [upstream.add_image("library/many", layers=[b"many" * 9000], platform=one) for one in platforms]
     upstream.add_index("library/many", "v1", manifests=images)
-    code, out, _ = await run("plan", "many:v1", "app:v1", "app:v2")
+    code, out, _ = await run("plan", "--jobs", "1", "many:v1", "app:v1", "app:v2")  # in their order
     assert code == 0
     title, many, first, second = out.splitlines()[:4]
     assert re.split(" {2,}", title) == ["IMAGE", "DIGEST", "SIZE", "HERE", "SHARED", "TO FETCH", "PLATFORMS"]

@@ -78,18 +78,20 @@ async def test_a_share_of_the_limit_is_left_to_others(hub: Hub, here: Site, jobs
     least: list[int] = []
 
     async def sleep(_: float) -> None:
-        await hub.seen(4, kind="manifest", method="GET")
         await hub.idle()  # what was under way has long been answered
         least.append(hub.remaining)
-        if len(here.slept) == 3:  # the window has moved on
+        if len(here.slept) >= 3:  # the window has moved on
             hub.remaining = 100
 
     here.on_sleep = sleep
     fetched = await here.fetch(*(f"{name}:v1" for name in names), budget=0.2, jobs=jobs)
     assert [one.failure for one in fetched] == [None] * 8
+    assert gets(hub) == 8
+    assert min(least) >= 80
+    if jobs > 1:
+        return  # an answer that overtakes another one may let it wait earlier
     assert least == [80, 80, 80]
     assert here.slept == [60, 120, 240]
-    assert gets(hub) == 8
     waits = here.said(Waiting)
     reason = "80 of the 100 requests that docker.io allows remain, and no more than 20% of all may be used"
     assert waits[0].reason == reason
