@@ -10,6 +10,8 @@
     │   ├── Unsupported         405 UNSUPPORTED
     │   ├── RangeInvalid        416 SIZE_INVALID, with the size that would have been right
     │   ├── ClientDenied        403 DENIED, the configuration keeps this client out
+    │   ├── PullRefused         403 DENIED, a rule of `pulls` keeps this image from everybody
+    │   │   └── Quarantined     403 DENIED, what a tag means is too new (`min_age`)
     │   └── LoopDetected        508 DENIED, the mirror was asked to ask itself
     ├── NotFound
     │   ├── NameUnknown         404 NAME_UNKNOWN
@@ -110,6 +112,21 @@ class ClientDenied(RequestError):
 
     code = "DENIED"
     status = 403
+
+
+class PullRefused(RequestError):
+    """A rule of `pulls` refuses this image, or this way to name it. The text says which rule, and what to do."""
+
+    code = "DENIED"
+    status = 403
+
+
+class Quarantined(PullRefused):
+    """What a tag means now is newer than `min_age`, and nothing older is here. `until` is in seconds since the epoch."""
+
+    def __init__(self, message: str, *, until: float) -> None:
+        super().__init__(message)
+        self.until = until
 
 
 class LoopDetected(RequestError):

@@ -78,13 +78,73 @@ UPSTREAM_QUEUE_SECONDS = Histogram(
 UPSTREAM_AWAY = Gauge("mirror_upstream_away", "1 while the last contact with this upstream failed.", ["namespace"])
 UPSTREAM_RATELIMIT_LIMIT = Gauge(
     "mirror_upstream_ratelimit_limit",
-    "Requests that this upstream allows in one window, as it said last.",
-    ["namespace"],
+    "Requests that this upstream allows these credentials in one window, as it said last.",
+    ["namespace", "credential"],
 )
 UPSTREAM_RATELIMIT_REMAINING = Gauge(
-    "mirror_upstream_ratelimit_remaining", "Requests that this upstream said are left of them.", ["namespace"]
+    "mirror_upstream_ratelimit_remaining",
+    "Requests that this upstream said are left of them.",
+    ["namespace", "credential"],
 )
-OF_UPSTREAMS = (UPSTREAM_AWAY, UPSTREAM_RATELIMIT_LIMIT, UPSTREAM_RATELIMIT_REMAINING)  # what they said last
+UPSTREAM_RATELIMIT_WARNINGS = Counter(
+    "mirror_upstream_ratelimit_warnings_total",
+    "Times that less than so many percent of the limit were left: 50, 20 or 5.",
+    ["namespace", "credential", "percent"],
+)
+UPSTREAM_RESTS_UNTIL = Gauge(
+    "mirror_upstream_rests_until_timestamp_seconds",
+    "Until when this upstream is not asked with these credentials, because it limits requests; 0 if it may be.",
+    ["namespace", "credential"],
+)
+UPSTREAM_CREDENTIAL_ASIDE = Gauge(
+    "mirror_upstream_credential_set_aside",
+    "1 while these credentials are not used, because they were refused.",
+    ["namespace", "credential"],
+)
+UPSTREAM_CIRCUIT = Gauge(
+    "mirror_upstream_circuit_open",
+    "Whether an endpoint is left alone: 0 it is not, 0.5 one request is trying it, 1 it is.",
+    ["namespace", "endpoint"],
+)
+UPSTREAM_ENDPOINT_BYTES = Counter(
+    "mirror_upstream_endpoint_bytes_total",
+    "Bytes of blobs that an endpoint sent, of upstreams that have several.",
+    ["namespace", "endpoint"],
+)
+UPSTREAM_ENDPOINT_LIES = Counter(
+    "mirror_upstream_endpoint_lies_total",
+    "Content from an endpoint that was not what its digest says.",
+    ["namespace", "endpoint"],
+)
+UPSTREAM_STALLS = Counter(
+    "mirror_upstream_stalls_total",
+    "Bodies that brought less than stall_rate for stall_timeout, and were gone on with over another connection.",
+    ["namespace"],
+)
+UPSTREAM_CONNECTIONS = Gauge(
+    "mirror_upstream_connections", "Connections to this upstream that carry a blob now.", ["namespace"]
+)
+UPSTREAM_PACED_SECONDS = Counter(
+    "mirror_upstream_paced_seconds_total", "Time that transfers waited because of max_rate.", ["namespace"]
+)
+OF_UPSTREAMS = (  # what they said last, or how they are seen
+    UPSTREAM_AWAY,
+    UPSTREAM_RATELIMIT_LIMIT,
+    UPSTREAM_RATELIMIT_REMAINING,
+    UPSTREAM_RESTS_UNTIL,
+    UPSTREAM_CREDENTIAL_ASIDE,
+    UPSTREAM_CIRCUIT,
+)
+PULLS_REFUSED = Counter(
+    "mirror_pulls_refused_total",
+    "Requests that a rule of `pulls` refused: `denied`, `digest required` or `quarantined`.",
+    ["namespace", "rule"],
+)
+QUARANTINE_HELD = Counter(
+    "mirror_quarantine_held_total",
+    "Times that a tag's former digest was served because the new one is in quarantine.",
+    ["namespace"],
+)
 FILLS = Counter("mirror_fills_total", "Fills that ended, by how.", ["namespace", "outcome"])
 FILLS_RUNNING = Gauge("mirror_fills_running", "Fills under way or waiting for a place.")
 READ_AHEAD = Counter("mirror_read_ahead_total", "Blobs considered by read-ahead, by what became of them.", ["outcome"])

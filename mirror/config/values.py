@@ -119,12 +119,46 @@ class StorageConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CredentialConfig:
+    """One of several credentials of one upstream. `name` is what logs, metrics and tables call it; it is no secret."""
+
+    name: str
+    anonymous: bool = False  # ask without any; nothing of what follows but `repositories` is set then
+    username: str | None = None
+    password: Secret | None = None
+    password_file: Path | None = None
+    exec: tuple[str, ...] = field(default=(), repr=False)
+    repositories: tuple[str, ...] = ()  # globs of repositories, without the namespace; empty: all of the upstream
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointConfig:
+    """One of several places where an upstream's content may be had.
+
+    `at` says how it is dialled: its own `url`, credentials, TLS, proxy, `ns` and `prefix`; its `name` is the upstream's.
+    """
+
+    label: str  # what logs, metrics and tables call it: host, or host:port; `itself` is the registry's own
+    at: UpstreamConfig
+    authoritative: bool  # it may say what a tag means, and whether a repository holds a digest
+    itself: bool = False  # the registry's own `url`, with the upstream's own settings
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamConfig:
     """One registry to fetch from. `name` is its canonical namespace; `url` has no slash at its end and no `/v2`."""
 
     name: str
     url: str
-    endpoints: tuple[str, ...] = ()
+    endpoints: tuple[EndpointConfig, ...] = ()  # all of them in their order, the registry itself among them; or none
+    endpoint_order: Literal["written", "health"] = "written"
+    ns: bool = False  # `?ns=NAME` goes with each request: what is at `url` mirrors several registries
+    prefix: str = ""  # before every repository's name at `url`, without slashes at its ends
+    credentials: tuple[CredentialConfig, ...] = ()  # in place of the four that follow
+    max_connections: int = 16  # that carry blobs, at once
+    max_rate: int | None = None  # bytes of blobs a second
+    stall_timeout: float = 10.0  # seconds in which a body brings less than `stall_rate`, after which it is broken off
+    stall_rate: int = 1024  # bytes a second
     username: str | None = None
     password: Secret | None = None
     password_file: Path | None = None  # where `password` was read, and is read again when the file changes
@@ -146,6 +180,38 @@ class FreshnessRule:
     stale_while_revalidate: float
     stale_if_error: float
     immutable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PullRule:
+    """What may be pulled of the repositories (or repositories with their tag) that `match` names, as `FreshnessRule`."""
+
+    match: str
+    allow: bool
+    reason: str | None = None  # of a denial, for the person who is refused
+    require_digest: bool = False  # a tag is refused; signature tags (`sha256-…`) never are
+    min_age: float = 0.0  # seconds that a tag's new digest must have been known before it is served
+
+    def written(self) -> str:
+        """Return it as the configuration has it, for a person."""
+        return f"{'allow' if self.allow else 'deny'}: {self.match}"
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRule:
+    """What is saved once less than `below` (a share, 0 to 1) of an upstream's limit is left."""
+
+    below: float
+    ttl: float  # seconds for which a cached tag is at least served unasked, whatever `freshness` says
+    read_ahead: bool = True  # blobs are still fetched ahead, where they are counted; docker.io does not count them
+    prefetch: bool = True  # `mirror prefetch` and revalidations behind an answer still ask
+
+
+BUDGET = (  # what an empty configuration means; the narrowest that applies counts
+    BudgetRule(0.50, ttl=600.0),
+    BudgetRule(0.20, ttl=3600.0, prefetch=False),
+    BudgetRule(0.05, ttl=6 * 3600.0, read_ahead=False, prefetch=False),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +245,8 @@ class Config:
     freshness: tuple[FreshnessRule, ...]
     log: LogConfig
     proxies: Proxies
+    pulls: tuple[PullRule, ...] = ()  # the first that matches decides; what none matches is allowed
+    budget: tuple[BudgetRule, ...] = BUDGET  # by falling `below`
     credentials_files: tuple[Path, ...] = ()  # of Docker, Podman or Kubernetes; the first that has something counts
     named_in_files: frozenset[str] = frozenset()  # upstreams that those have credentials for
     refused: frozenset[str] = frozenset()  # upstreams that not even the wildcard admits: `NAME: false`

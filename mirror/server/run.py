@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _LINE = 64 * 1024  # bytes of a request line or header: tokens in `Authorization` grow long
-_NOT_OF_UPSTREAMS = ("server", "storage", "default_upstream", "freshness", "log")  # keys that they do not go by
+_NOT_OF_UPSTREAMS = ("server", "storage", "default_upstream", "freshness", "pulls", "budget", "log")  # keys that they do not go by
 _LAST = 1.0  # seconds that a connection gets to end once everything else has
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from mirror.oci.digest import Digest
     from mirror.oci.name import Reference, Repository
+    from mirror.upstream.accounts import Accounts
     from mirror.upstream.budget import Budget
 
 
@@ -21,6 +22,8 @@ class ManifestHead:
     digest: Digest | None  # None: upstream sent no Docker-Content-Digest, or one that does not parse
     media_type: str
     size: int | None  # bytes
+    stale: str | None = None  # a mirror that is the upstream says that it could not ask whether this still holds: why
+    age: float = 0.0  # seconds since such a mirror asked (`Age`, RFC 9111 §5.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class ManifestBody:
     media_type: str  # without parameters
     body: bytes
     public: bool  # it was obtained without credentials
+    stale: str | None = None  # as in `ManifestHead`
+    age: float = 0.0  # as in `ManifestHead`
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,19 @@ class Urgency:
                 hear()
 
 
+class BlobSource(Protocol):
+    """Who sends a blob: one endpoint of an upstream."""
+
+    @property
+    def label(self) -> str:
+        """What logs call it, and `avoid` names."""
+        ...
+
+    def lied(self, why: str) -> None:
+        """Hear that what it sent is not what was asked for: it is left alone for a while, if there are others."""
+        ...
+
+
 class BlobBody(Protocol):
     """One answer to a GET of a blob, its headers read and checked, its body still to come."""
 
@@ -89,6 +107,7 @@ class BlobBody(Protocol):
     size: int | None  # size of the whole blob, bytes; None: upstream did not say
     ranged: bool  # upstream answered 206
     public: bool  # it was obtained without credentials
+    source: BlobSource
 
     def pieces(self) -> AsyncIterator[bytes]:
         """Yield the bytes as they come, whatever has come by then, and never more than 1 MiB at once.
@@ -109,9 +128,11 @@ class Upstream(Protocol):
     label: str  # what metrics call it: its namespace, or `*` for one that only the wildcard admits
     away: bool  # the last contact failed, or there has been none, or the mirror is offline
 
+    accounts: Accounts  # its credentials, and what it said of each
+
     @property
     def budget(self) -> Budget | None:
-        """What it said last of its rate limit; None: nothing."""
+        """What it said last of its rate limit, for the credentials with the most left; None: nothing."""
         ...
 
     async def head(self, repository: Repository, reference: Reference, *, patience: float) -> ManifestHead:
@@ -131,13 +152,14 @@ class Upstream(Protocol):
         stop: int | None = None,
         urgency: Urgency,
         patience: float,
+        avoid: frozenset[str] = frozenset(),
     ) -> AbstractAsyncContextManager[BlobBody]:
         """Fetch a blob, or its bytes from `start` up to and without `stop`, by GET.
 
         A `Range` header is sent only where `start` or `stop` is given. What is not urgent is read-ahead: it waits
         behind whatever is urgent, and holds at most six of the eight places for blobs of this upstream. Leaving the
         context early closes the connection, leaving it after the last byte keeps it for reuse. An answer whose
-        `Content-Range` is not what was asked for raises `UpstreamBroken`; a 200 to a range is an answer (`ranged` is
+        `avoid` names endpoints that are asked only where there is no other. An answer whose `Content-Range` is not what was asked for raises `UpstreamBroken`; a 200 to a range is an answer (`ranged` is
         False, `start` 0); a 416 raises `UpstreamBroken`.
         """
         ...
