@@ -86,7 +86,7 @@ class Urgency:
                 hear()
 
 
-class BlobSource(Protocol):
+class Sender(Protocol):
     """Who sends a blob: one endpoint of an upstream."""
 
     @property
@@ -107,7 +107,7 @@ class BlobBody(Protocol):
     size: int | None  # size of the whole blob, bytes; None: upstream did not say
     ranged: bool  # upstream answered 206
     public: bool  # it was obtained without credentials
-    source: BlobSource
+    sender: Sender
 
     def pieces(self) -> AsyncIterator[bytes]:
         """Yield the bytes as they come, whatever has come by then, and never more than 1 MiB at once.
