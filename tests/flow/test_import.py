@@ -386,6 +386,30 @@ async def test_what_is_whole_can_be_taken_without_the_bundle_before(
     assert mirror.server.store.blobs.size(Digest.parse(app)) is None
 
 
+async def test_a_bundle_without_a_signature_gets_nothing_shown_that_another_registry_gave(
+    run: Run, tmp_path: Path, start: StartMirror
+) -> None:
+    ours = Cargo()
+    ours.name("ghcr.io/ours/secret:1", ours.image(BASE))
+    theirs = Cargo()
+    theirs.name("docker.io/library/theirs:1", theirs.image(BASE, b"theirs"))
+    private, public = keys(tmp_path, "ours")
+    first, *rest = theirs.entries(frozenset(ours.bodies), ours.manifest_of().identity)
+    (tmp_path / "ours.tar").write_bytes(tar(ours.entries()))
+    (tmp_path / "theirs.tar").write_bytes(tar([first, *rest]))
+    (tmp_path / "signed.tar").write_bytes(tar([first, ("bundle.json.sig", sign(first[1], private, None)), *rest]))
+    assert (await run(tmp_path / "ours.tar"))[0] == 0
+
+    code, _, err = await run(tmp_path / "theirs.tar")
+    assert code == 1
+    assert f"needs {digest_of(BASE)}" in err
+    assert "here only from another registry" in err
+    mirror = await start(NOBODY, server=OFFLINE)
+    assert (await mirror.get(f"/v2/library/theirs/blobs/{digest_of(BASE)}")).status == 404
+    assert (await run(tmp_path / "signed.tar", "--key", public))[0] == 0
+    assert await served(mirror, "library/theirs", "1") == []
+
+
 # --- who made it -----------------------------------------------------------------------------------------------------
 
 

@@ -127,6 +127,8 @@ class Intake:
             else:
                 cargo = self._foreign(first, coming, bay, outcome)
             on_loop(self._judge(cargo, outcome))
+            if outcome.signer is None:
+                on_loop(self._see_whose(cargo, outcome, bay))
             if not self._terms.dry:
                 bay.keep_only(cargo.needed(outcome).__contains__)
                 self._commit(cargo, outcome, bay, on_loop)
@@ -178,6 +180,25 @@ class Intake:
                 state = NEW if here is None else UNCHANGED if here.digest == image.digest else MOVED
             platforms = cargo.platforms.get(str(image), ())
             outcome.images.append(ImportedImage(image, cargo.size(image.digest), state, platforms))
+
+    async def _see_whose(self, cargo: Cargo, outcome: Imported, bay: Bay) -> None:
+        """See that what is here, and did not come along, is no secret to the upstream that a name is of (promise 10).
+
+        Whoever knows a digest could else have the content shown to him, by a bundle that names it and does not have it.
+        """
+        for found in outcome.images:
+            image, extent = found.image, cargo.extents.get(found.image.digest)
+            if extent is None or found.state == LEFT_OUT:
+                continue
+            for digest in (*extent.manifests, *extent.blobs):
+                if bay.arrived(digest):
+                    continue
+                standing = self._store.index.standing(image.repository, digest)
+                if not (standing.visible or standing.vouched):
+                    raise BundleRefused(
+                        f"{image} needs {digest}, which {outcome.label} does not have, and which is here only from "
+                        "another registry; export it again without --since-bundle, or sign it and import it with --key"
+                    )
 
     def _commit(self, cargo: Cargo, outcome: Imported, bay: Bay, on_loop: OnLoop) -> None:
         """Make it visible, all together."""
