@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from mirror.config.upstreams import WELL_KNOWN
+from tests.fakes.faults import Gate
 from tests.parts.process import room
 
 if TYPE_CHECKING:
@@ -148,13 +149,15 @@ async def interrupted(at: At, upstream: FakeRegistry, number: signal.Signals, *a
     layers = [upstream.add_pattern_blob("library/app", LARGE, seed=seed) for seed in (1, 2)]
     upstream.add_image("library/app", "v1", layers=layers)
     upstream.add_image("library/small", "v1", layers=[b"small"])
-    upstream.rate_total = 2 * LARGE
+    rest = asyncio.Event()
+    for layer in layers:
+        upstream.fault(kind="blob", digest=str(layer), then=Gate(rest, LARGE // 3))
     terminal = await at("prefetch", "app:v1", "small:v1", *arguments)
     await terminal.until(r"1/2 images, [12]\.\d MiB of 6\.0 MiB")
     terminal.process.send_signal(number)
     code, out = await terminal.end()
     assert code == 1
-    upstream.rate_total = None
+    rest.set()
     return out, terminal.shown
 
 
