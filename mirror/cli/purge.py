@@ -208,13 +208,14 @@ def _confirm(plan: Plan) -> None:
         typer.echo(f"  {step.title}", err=True)
     if len(plan.due) > 20:  # noqa: PLR2004  # what fits a screen
         typer.echo(f"  and {len(plan.due) - 20} more", err=True)
-    try:
+    answer = ""
+    # A flag, and not the exception: that one may be raised where nobody hears it, in a finalizer that runs just then.
+    with _until_told() as told:
         typer.echo(f"Remove {_summed(plan.due)}, {show_bytes(plan.frees)}? [y/N]: ", err=True, nl=False)
-        while not select.select([sys.stdin], [], [], 0.2)[0]:
-            pass  # an interrupt that comes just before a read waits as long as the read does
-        answer = sys.stdin.readline()  # `typer.confirm` would write a blank into the result
-    except KeyboardInterrupt:
-        answer = ""
+        while not told:
+            if select.select([sys.stdin], [], [], 0.2)[0]:  # a read would not hear of an interrupt just before it
+                answer = sys.stdin.readline()  # `typer.confirm` would write a blank into the result
+                break
     if answer.strip().lower() not in {"y", "yes"}:
         typer.echo(("" if answer else "\n") + "nothing was removed", err=True)
         raise typer.Exit(1)
