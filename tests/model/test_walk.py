@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _KILLS = 5  # of one walk
-_ALL = int(os.environ.get("SOAK_KILLS", "30"))
+_ALL = int(os.environ.get("SOAK_KILLS", "15"))
 _FIRST = int(os.environ.get("SOAK_SEED", "1"))
 _STEPS = 4  # between two kills
 _SEEDS = range(_FIRST, _FIRST + (_ALL + _KILLS - 1) // _KILLS)
