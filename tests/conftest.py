@@ -40,6 +40,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             say("real clients need root: they mount and start containers")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in a hook of the same name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep on one process the files that share the real registry, and the tests of one file; see `make test`."""
     sharing = {item.path for item in items if {"registry", "pushed"} & set(getattr(item, "fixturenames", ()))}
