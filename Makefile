@@ -10,7 +10,7 @@ run: $(VENV)/.run  ## start the mirror on 127.0.0.1:5000
 	$(BIN)/mirror serve $(if $(CONFIG),--config $(CONFIG))
 
 test: lint  ## everything: lint, types, import contracts, unit to client tests; many wait, so three at once keep two cores busy
-	$(BIN)/pytest -n 3 --dist loadgroup
+	$(BIN)/pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 lint: $(VENV)/.dev  ## ruff, mypy strict, import contracts
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
@@ -40,12 +40,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             say("real clients need root: they mount and start containers")
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in a hook of the same name
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep on one process the files that share the real registry, and the tests of one file; see `make test`."""
-    sharing = {item.path for item in items if {"registry", "pushed"} & set(getattr(item, "fixturenames", ()))}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("registry" if item.path in sharing else item.path.name))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """See `tests.scheduling`; pytest-xdist asks where it is there and in use."""
+    from tests.scheduling import ByFile  # noqa: PLC0415
+
+    return ByFile(config, log)
 
 
 def _path() -> str:

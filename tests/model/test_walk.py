@@ -27,7 +27,7 @@ _SEEDS = range(_FIRST, _FIRST + (_ALL + _KILLS - 1) // _KILLS)
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.xdist_group(f"walk {seed}")) for seed in _SEEDS])
+@pytest.mark.parametrize("seed", _SEEDS)
 async def test_whatever_happens_the_cap_holds_and_what_is_served_is_whole(seed: int, tmp_path: Path) -> None:
     async with FakeRegistry() as upstream:
         walk = Walk(tmp_path, upstream, random.Random(seed), workers=(1, 3)[seed % 2])  # noqa: S311 - no secret
