@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mirror import __version__
+from mirror.cli import cautions
 from mirror.config.units import show_bytes
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def warnings(config: Config, bound: Sequence[str] | None = None) -> list[str]:
     `bound`: see `announce`; without it the addresses of the configuration count. What to do stands behind "; ".
     """
     sentences: list[str] = []
-    private = _with_credentials(config)
+    private = cautions.private(config)
     open_to = _configured(config) if bound is None else [url for url in bound if _beyond(url)]
     if private and open_to and not _narrowed(config):
         sentences.append(
@@ -102,10 +103,7 @@ def warnings(config: Config, bound: Sequence[str] | None = None) -> list[str]:
             "the mirror fetches them with its own credentials; name the networks that may under server.allow_clients, "
             "listen on 127.0.0.1, or let a firewall keep strangers out"
         )
-    plain = [name for name in private if urlsplit(config.upstreams[name].url).scheme == "http"]
-    if plain:
-        sentences.append(f"the password for {', '.join(plain)} travels without encryption; give an https:// url")
-    return sentences
+    return [*sentences, *cautions.of_upstreams(config), *cautions.of_pulls(config)]
 
 
 def _configured(config: Config) -> list[str]:
@@ -132,15 +130,6 @@ def _narrowed(config: Config) -> bool:
     """Say whether the owner has said who may ask; all addresses that there are is everybody after all."""
     allowed = config.server.allow_clients
     return bool(allowed) and not any(network.endswith("/0") for network in allowed)
-
-
-def _with_credentials(config: Config) -> list[str]:
-    """Name the upstreams that this mirror logs in to, as far as the configuration and its files show it."""
-    return sorted(
-        name
-        for name, upstream in config.upstreams.items()
-        if upstream.password is not None or upstream.exec or name in config.named_in_files
-    )
 
 
 def _mirrored(config: Config) -> list[str]:

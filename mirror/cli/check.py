@@ -11,6 +11,7 @@ import yaml
 
 from mirror import config as configuration
 from mirror.cli import banner
+from mirror.cli.meaning import meaning
 from mirror.cli.options import ConfigOption, JsonOption  # noqa: TC001  # typer reads it at run time
 from mirror.errors import ConfigError
 
@@ -24,12 +25,14 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
             [f"log.access_file: {record.parent} is no directory; make it, or name a file in one that is there"]
         )
     effective = configuration.effective(settings)
-    cautions = banner.warnings(settings)
+    cautions, lines = banner.warnings(settings), meaning(settings)
     if json:
-        report: dict[str, Any] = {"config": effective, "warnings": cautions}
+        report: dict[str, Any] = {"config": effective, "meaning": lines, "warnings": cautions}
         typer.echo(json_format.dumps(report))
         return
     for caution in cautions:
         typer.echo(f"warning: {caution}", err=True)
     typer.echo(f"# from {banner.origin(settings)}")
+    for line in lines:
+        typer.echo(f"# {line}")
     typer.echo(yaml.safe_dump(effective, sort_keys=False, allow_unicode=True), nl=False)

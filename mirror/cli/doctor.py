@@ -73,7 +73,7 @@ def summary(findings: list[Finding]) -> str:
 
 def _case(url: str | None, path: Path | None, root: Path) -> Case:
     from mirror.config.proxies import read_proxies  # noqa: PLC0415
-    from mirror.config.schema import check_url  # noqa: PLC0415  # pydantic is slow to import
+    from mirror.config.scalars import check_url  # noqa: PLC0415  # pydantic is slow to import
     from mirror.doctor.case import Case  # noqa: PLC0415
 
     if url is not None:

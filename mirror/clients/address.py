@@ -95,7 +95,7 @@ def find_address(config: Config, *, url: str | None, ca: str | None, machine: Ca
 
 
 def _checked(url: str) -> str:
-    from mirror.config.schema import check_url  # noqa: PLC0415  # pydantic is slow to import
+    from mirror.config.scalars import check_url  # noqa: PLC0415  # pydantic is slow to import
 
     if "@" in url:  # not repeated: it may be a password
         raise ConfigError(["--url: holds a user name or password; the mirror asks clients for none, leave it away"])

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING
 from mirror.config.effective import effective
 from mirror.config.units import Size
 from mirror.config.values import (
+    BudgetRule,
     Config,
+    CredentialConfig,
+    EndpointConfig,
     FreshnessRule,
     Listen,
     LogConfig,
     Proxies,
+    PullRule,
     Secret,
     ServerConfig,
     StorageConfig,
@@ -28,12 +32,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "BudgetRule",
     "Config",
     "ConfigError",
+    "CredentialConfig",
+    "EndpointConfig",
     "FreshnessRule",
     "Listen",
     "LogConfig",
     "Proxies",
+    "PullRule",
     "Secret",
     "ServerConfig",
     "Size",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mirror.config.effective import effective
+from mirror.config.values import UpstreamConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +49,8 @@ def _differing(old: Any, new: Any, path: str = "") -> Iterator[str]:
     """Yield the paths of the values that differ, as far down as both sides have the same shape."""
     if old == new:
         return
+    if isinstance(old, UpstreamConfig) and isinstance(new, UpstreamConfig):
+        old, new = _alone(old), _alone(new)
     if is_dataclass(old) and type(old) is type(new):
         pairs = {field.name: (getattr(old, field.name), getattr(new, field.name)) for field in fields(old)}
         pairs = {_WRITTEN.get(name, name): pair for name, pair in pairs.items() if name not in _SHOWN}
@@ -58,6 +61,20 @@ def _differing(old: Any, new: Any, path: str = "") -> Iterator[str]:
         return
     for name, (one, other) in pairs.items():
         yield from _differing(one, other, f"{path}.{name}" if path else name)
+
+
+def _alone(upstream: UpstreamConfig) -> UpstreamConfig:
+    """Return it with nothing in its endpoints that they have from itself, which would be told twice."""
+    bare = UpstreamConfig(name="", url="")
+    shared = {
+        name: getattr(bare, name)
+        for name in ("read_ahead", "max_connections", "max_rate", "stall_timeout", "stall_rate")
+    }
+    endpoints = tuple(
+        replace(endpoint, label="", at=bare if endpoint.itself else replace(endpoint.at, **shared))
+        for endpoint in upstream.endpoints
+    )
+    return replace(upstream, endpoints=endpoints)
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:

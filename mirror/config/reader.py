@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from mirror.config.budget import read_budget
 from mirror.config.document import Document, Tree, read
+from mirror.config.loops import is_itself
 from mirror.config.proxies import read_proxies
+from mirror.config.pulls import read_pulls
 from mirror.config.rules import read_freshness
 from mirror.config.schema import LogSection, ServerSection, StorageSection, TlsSection
 from mirror.config.sections import kind, read_section, refuse_unknown_keys, shown
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 DEFAULT_PATH = Path("mirror.yaml")
 
 _MAX_BYTES = 4 << 20  # the most that a text of 1 MiB characters takes
-_PORT_OF = {"http": 80, "https": 443}
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
@@ -70,10 +71,12 @@ def parse(text: str, source: str, environ: Mapping[str, str]) -> Config:
     refuse_unknown_keys(document, tree, (), "")
     server = _server(document, tree.get("server"))
     storage = _storage(document, tree.get("storage"))
-    upstreams, wildcard, refused = read_upstreams(document, tree.get("upstreams"))
+    upstreams, wildcard, refused = read_upstreams(document, tree.get("upstreams"), server)
     credentials_files, named_in_files = read_credentials_files(document, tree, upstreams)
     default = _default_upstream(document, tree, upstreams)
     freshness = read_freshness(document, tree.get("freshness"), upstreams, wildcard=wildcard)
+    pulls = read_pulls(document, tree.get("pulls"), upstreams, wildcard=wildcard)
+    budget = read_budget(document, tree.get("budget"))
     log = read_section(LogSection, document, tree.get("log"), ("log",), "log")
     if server is not None:
         _refuse_loops(document, server, upstreams.values())
@@ -91,6 +94,8 @@ def parse(text: str, source: str, environ: Mapping[str, str]) -> Config:
         freshness=freshness,
         log=LogConfig(level=log.level, format=log.format, access_file=log.access_file),
         proxies=proxies,
+        pulls=pulls,
+        budget=budget,
         credentials_files=credentials_files,
         named_in_files=named_in_files,
         source=source,
@@ -204,28 +209,8 @@ def _default_upstream(document: Document, tree: dict[str, Tree], upstreams: Mapp
 
 
 def _refuse_loops(document: Document, server: ServerConfig, upstreams: Iterable[UpstreamConfig]) -> None:
-    """Refuse an upstream that is this very mirror, as far as its address shows it; `Via` shows the rest at run time."""
+    """Refuse an upstream that is this very mirror."""
     for upstream in upstreams:
-        parts = urlsplit(upstream.url)
-        target = (parts.hostname or "", parts.port or _PORT_OF[parts.scheme])
-        public = urlsplit(server.public_url) if server.public_url else None
-        itself = any(_reaches(target, listen) for listen in server.listen) or (
-            public is not None and target == (public.hostname, public.port or _PORT_OF[public.scheme])
-        )
-        if itself:
-            document.blame(
-                ("upstreams", upstream.name, "url"),
-                "is this mirror itself; write the registry's own address",
-            )
-
-
-def _reaches(target: tuple[str, int], listen: Listen) -> bool:
-    """Say whether somebody who dials `target` on this machine comes to `listen`."""
-    host, port = target
-    if listen.path is not None or listen.systemd is not None or listen.port == 0 or listen.port != port:
-        return False
-    if host == listen.host:
-        return True
-    if listen.host in ("0.0.0.0", "::"):  # noqa: S104  # a comparison
-        return Listen(host=host).local or host in ("0.0.0.0", "::")  # noqa: S104  # a comparison
-    return "localhost" in (host, listen.host) and Listen(host=host).local and listen.local
+        if is_itself(upstream.url, server):
+            where = ("upstreams", upstream.name, "url")
+            document.blame(where, "is this mirror itself; write the registry's own address")

@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from mirror.config.globs import EVERYTHING, placed
 from mirror.config.schema import RuleSection
-from mirror.config.sections import kind, read_section, shown
+from mirror.config.sections import kind, read_section
 from mirror.config.values import FreshnessRule
-from mirror.oci.namespaces import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Container
 
     from mirror.config.document import Document, Location, Tree
 
-BUILT_IN = FreshnessRule("**", ttl=60.0, stale_while_revalidate=0.0, stale_if_error=math.inf, immutable=False)
-
-_GLOBS = frozenset("*?")
+BUILT_IN = FreshnessRule(EVERYTHING, ttl=60.0, stale_while_revalidate=0.0, stale_if_error=math.inf, immutable=False)
 
 
 def read_freshness(
@@ -34,7 +32,7 @@ def read_freshness(
     rules: list[FreshnessRule] = []
     for number, entry in enumerate(tree):
         location: Location = ("freshness", number)
-        if any(rule.match == "**" for rule in rules):
+        if any(rule.match == EVERYTHING for rule in rules):
             document.blame(location, 'is never reached, because a rule before it matches "**"; put that rule last')
         if entry is None:
             document.blame(location, "is empty; write a rule, or leave it away")
@@ -46,36 +44,13 @@ def read_freshness(
             document.blame(location, "is immutable, so it is never asked for again; leave ttl and stale_while_… away")
         rules.append(
             FreshnessRule(
-                match=_match(document, (*location, "match"), section.match, upstreams, wildcard=wildcard),
+                match=placed(document, (*location, "match"), section.match, upstreams, wildcard=wildcard),
                 ttl=section.ttl,
                 stale_while_revalidate=section.stale_while_revalidate,
                 stale_if_error=section.stale_if_error,
                 immutable=section.immutable,
             )
         )
-    if not rules or rules[-1].match != "**":
+    if not rules or rules[-1].match != EVERYTHING:
         rules.append(BUILT_IN)
     return tuple(rules)
-
-
-def _match(document: Document, location: Location, match: str, upstreams: Container[str], *, wildcard: bool) -> str:
-    """Return the pattern with its upstream's one spelling; refuse one that could never match."""
-    first, slash, rest = match.partition("/")
-    if _GLOBS & set(first):
-        return match
-    namespace = canonical(first)
-    if namespace not in upstreams and not wildcard:
-        document.blame(
-            location,
-            f"{shown(document, location)} matches nothing: it begins with no upstream; write docker.io/library/**",
-        )
-    elif not slash:
-        document.blame(
-            location, f"{shown(document, location)} matches nothing: it names no repository; write {namespace}/**"
-        )
-    elif namespace == "docker.io" and "/" not in rest and "**" not in rest:
-        document.blame(
-            location,
-            f"{shown(document, location)} matches nothing: official images are in docker.io/library/; write that first",
-        )
-    return f"{namespace}{slash}{rest}"

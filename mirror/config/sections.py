@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import ValidationError
 
 from mirror.config.schema import (
+    BudgetSection,
+    CredentialSection,
     CredentialsSection,
+    EndpointSection,
     LogSection,
+    PullSection,
     RuleSection,
     Section,
     ServerSection,
@@ -28,17 +32,22 @@ _Section = TypeVar("_Section", bound=Section)
 
 # Where each model's keys stand; a key that was put into the wrong section is looked up here.
 _PLACES: dict[str, frozenset[str]] = {
-    "": frozenset({"server", "storage", "upstreams", "default_upstream", "freshness", "log"})
+    "": frozenset({"server", "storage", "upstreams", "default_upstream", "freshness", "pulls", "budget", "log"})
     | frozenset(CredentialsSection.model_fields),
     "server": frozenset(ServerSection.model_fields) | {"tls"},
     "server.tls": frozenset(TlsSection.model_fields),
     "storage": frozenset(StorageSection.model_fields),
-    "upstreams.NAME": frozenset(UpstreamSection.model_fields),
+    "upstreams.NAME": frozenset(UpstreamSection.model_fields) | {"endpoints", "credentials"},
+    "upstreams.NAME.endpoints[]": frozenset(EndpointSection.model_fields),
+    "upstreams.NAME.credentials[]": frozenset(CredentialSection.model_fields),
     "freshness[]": frozenset(RuleSection.model_fields),
+    "pulls[]": frozenset(PullSection.model_fields),
+    "budget[]": frozenset(BudgetSection.model_fields),
     "log": frozenset(LogSection.model_fields),
 }
 _SECRETS = frozenset({"username", "password", "proxy"})  # people write "user:password" into the first and the last
-_PRIVATE = re.compile(r"(?<=//).*@|(?<=\?).*", re.DOTALL)  # of a URL: the user and password, and the query
+# Of a URL: the user and password, and the query.
+_PRIVATE = re.compile(r"(?<=//).*@|^(?!\w+://)[^@]*:.*@|(?<=\?).*", re.DOTALL)
 _SHOWN = 60  # characters of a value that a problem repeats
 
 
@@ -74,10 +83,17 @@ def refuse_unknown_keys(document: Document, tree: dict[str, Tree], location: Loc
             document.blame((*location, key), _suggest(key, place))
 
 
+def all_known(tree: dict[str, Tree], place: str) -> bool:
+    """Say whether each key has a meaning at this place; where one has none, what is missing may be misspelt."""
+    return tree.keys() <= _PLACES[place]
+
+
 def shown(document: Document, location: Location) -> str:
     """Return what was written at this place, as a problem may repeat it: no secret, and `${NAME}` as it was."""
     if location[-1] in _SECRETS:
         return "the value"
+    if location[-1] == "exec":  # arguments may be secret
+        return "this"
     written = document.written.get(location)
     if written is None:
         return "this"
@@ -98,12 +114,12 @@ def _sentence(error: ErrorDetails) -> str:
 
 
 def _suggest(key: str, place: str) -> str:
-    near = difflib.get_close_matches(key.lower().replace("-", "_"), _PLACES[place], n=1, cutoff=0.6)
-    if near:
-        return f"is not a key; did you mean {near[0]}?"
     elsewhere = sorted(other for other, keys in _PLACES.items() if key in keys)
     if elsewhere:
         return f"does not stand here; it belongs to {' or '.join(other or 'the top level' for other in elsewhere)}"
+    near = difflib.get_close_matches(key.lower().replace("-", "_"), _PLACES[place], n=1, cutoff=0.6)
+    if near:
+        return f"is not a key; did you mean {near[0]}?"
     return f"is not a key; here can stand {_keys(place)}"
 
 

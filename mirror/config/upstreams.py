@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mirror.config.credentials import auth_hosts
+from mirror.config.dialling import LOGIN_KEYS, check_client_certificate, check_login, dialled
+from mirror.config.endpoints import read_endpoints
+from mirror.config.identities import read_credentials
 from mirror.config.schema import CredentialsSection, UpstreamSection
 from mirror.config.sections import kind, read_section
 from mirror.config.values import UpstreamConfig
@@ -16,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from mirror.config.document import Document, Tree
+    from mirror.config.document import Document, Location, Tree
+    from mirror.config.values import ServerConfig
 
 WELL_KNOWN = {
     "docker.io": "https://registry-1.docker.io",
@@ -31,14 +35,25 @@ WELL_KNOWN = {
     "registry.gitlab.com": "https://registry.gitlab.com",
 }
 
+
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What stands beside one upstream."""
+
+    others: frozenset[str]  # the names of other upstreams
+    server: ServerConfig | None  # this mirror
+
+
 _YES = frozenset({"true", "yes", "on"})
 _NO = frozenset({"false", "no", "off"})
 
 
-def read_upstreams(document: Document, tree: Tree) -> tuple[dict[str, UpstreamConfig], bool, frozenset[str]]:
+def read_upstreams(
+    document: Document, tree: Tree, server: ServerConfig | None
+) -> tuple[dict[str, UpstreamConfig], bool, frozenset[str]]:
     """Return every upstream by its canonical name, whether other public ones are admitted, and which never are.
 
-    Those are written `"*": true` and `NAME: false`.
+    Those are written `"*": true` and `NAME: false`. `server` is this mirror, which is no endpoint of its own.
     """
     upstreams = {name: UpstreamConfig(name=name, url=url) for name, url in WELL_KNOWN.items()}
     wildcard, refused = False, set[str]()
@@ -68,7 +83,9 @@ def read_upstreams(document: Document, tree: Tree) -> tuple[dict[str, UpstreamCo
             upstreams.pop(name, None)
             refused.add(name)
         else:
-            upstreams[name] = _upstream(document, key, name, None if _is_yes(entry) else entry)
+            others = {*WELL_KNOWN, *map(canonical, tree)} - {name}
+            around = _Around(frozenset(others), server)
+            upstreams[name] = _upstream(document, key, name, None if _is_yes(entry) else entry, around)
     return upstreams, wildcard, frozenset(refused)
 
 
@@ -91,34 +108,45 @@ def _no_host(key: str) -> str:
     return "is not a registry; write its host, as images name it: quay.io or registry.example:5000"
 
 
-def _upstream(document: Document, key: str, name: str, entry: Tree) -> UpstreamConfig:
+def _upstream(document: Document, key: str, name: str, entry: Tree, around: _Around) -> UpstreamConfig:
     """Return one upstream; where it has problems, what is left of it serves to find more of them elsewhere."""
     location = ("upstreams", key)
-    url = WELL_KNOWN.get(name, f"https://{name}")
+    upstream = UpstreamConfig(name=name, url=WELL_KNOWN.get(name, f"https://{name}"))
     if isinstance(entry, str):
         document.blame(location, 'is a single value; write {url: "https://…"}, or false')
-        return UpstreamConfig(name=name, url=url)
+        return upstream
+    endpoints: Tree = None
     if isinstance(entry, dict):
-        _check_credentials(document, entry, key)
+        _check_logins(document, entry, location)
+        upstream = replace(
+            upstream,
+            credentials=read_credentials(
+                document, entry.get("credentials"), (*location, "credentials"), name, around.others
+            ),
+        )
+        endpoints = entry.get("endpoints")
+        entry = {other: value for other, value in entry.items() if other not in ("endpoints", "credentials")}
     section = read_section(UpstreamSection, document, entry, location, "upstreams.NAME")
-    if section is None:
-        return UpstreamConfig(name=name, url=url)
-    _check_client_certificate(document, section, key, section.url or url)
-    return UpstreamConfig(
-        name=name,
-        url=section.url or url,
-        endpoints=section.endpoints,
-        username=section.username,
-        password=section.password or (section.password_file[1] if section.password_file else None),
-        password_file=section.password_file[0] if section.password_file else None,
-        exec=section.exec,
-        read_ahead=section.read_ahead,
-        realms=tuple(section.realms),
-        ca_file=section.ca_file,
-        client_cert_file=section.client_cert_file,
-        client_key_file=section.client_key_file,
-        proxies=section.proxy,
-    )
+    if section is not None:
+        check_client_certificate(document, section, location, section.url or upstream.url)
+        upstream = replace(
+            dialled(upstream, section, section.url or upstream.url),
+            endpoint_order=section.endpoint_order,
+            read_ahead=section.read_ahead,
+            max_connections=section.max_connections,
+            max_rate=section.max_rate,
+            stall_timeout=section.stall_timeout,
+            stall_rate=section.stall_rate,
+        )
+    where = (*location, "endpoints")
+    return replace(upstream, endpoints=read_endpoints(document, endpoints, where, upstream, around.server))
+
+
+def _check_logins(document: Document, entry: dict[str, Tree], location: Location) -> None:
+    check_login(document, entry, location)
+    beside = next((key for key in LOGIN_KEYS if key in entry), None)
+    if beside is not None and "credentials" in entry:
+        document.blame((*location, "credentials"), f"stands beside {beside}; move that into the list")
 
 
 def read_credentials_files(
@@ -132,45 +160,11 @@ def read_credentials_files(
     named = frozenset(
         name
         for name, upstream in upstreams.items()
-        if any(file.covers(auth_hosts(name, upstream.url)) for _, file in section.credentials_files)
+        for hosts in [{host for url in _urls(upstream) for host in auth_hosts(name, url)}]
+        if any(file.covers(sorted(hosts)) for _, file in section.credentials_files)
     )
     return tuple(path for path, _ in section.credentials_files), named
 
 
-def _check_credentials(document: Document, entry: dict[str, Tree], key: str) -> None:
-    """Look at which keys are there, so that a wrong value beside them hides nothing."""
-    passwords = [name for name in ("password", "password_file") if name in entry]
-    if len(passwords) > 1:
-        document.blame(("upstreams", key, "password_file"), "stands beside password; keep one of them")
-    if "exec" in entry and (beside := next((name for name in ("username", *passwords) if name in entry), None)):
-        document.blame(("upstreams", key, "exec"), f"stands beside {beside}; keep one of them")
-    if passwords and "username" not in entry:
-        document.blame(("upstreams", key, passwords[0]), "has no username beside it; write one")
-    if "username" in entry and not passwords:
-        document.blame(("upstreams", key, "username"), "has no password beside it; write password_file")
-
-
-def _check_client_certificate(document: Document, section: UpstreamSection, key: str, url: str) -> None:
-    files = {"client_cert_file": section.client_cert_file, "client_key_file": section.client_key_file}
-    given = [name for name, path in files.items() if path is not None]
-    if not given:
-        return
-    where = ("upstreams", key, given[0])
-    cert_file, key_file = files.values()
-    if cert_file is None or key_file is None:
-        missing = next(name for name, path in files.items() if path is None)
-        document.blame(where, f"has no {missing} beside it; write both")
-        return
-    if url.startswith("http://"):
-        document.blame(where, "is shown to nobody over http://; give an https:// url")
-    if section.proxy is not None and (section.proxy.https or "").startswith("https://"):
-        document.blame(where, "would be shown to a proxy that is spoken to over https:// too; use its http:// address")
-    try:
-        # The empty password keeps OpenSSL from asking for one on the terminal.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert_file, key_file, password="")
-    except (ssl.SSLError, OSError, ValueError):
-        document.blame(
-            where,
-            "and client_key_file do not load together; they are PEM files, the key is not encrypted and is the "
-            "certificate's own",
-        )
+def _urls(upstream: UpstreamConfig) -> tuple[str, ...]:
+    return upstream.url, *(endpoint.at.url for endpoint in upstream.endpoints)

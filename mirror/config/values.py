@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from mirror.config.units import Size
 
 
+ITSELF = "registry"  # among an upstream's `endpoints`, the word for its own `url`
+
+
 class Secret:
     """A text that no representation shows. Whoever needs it says so with `reveal()`."""
 
@@ -135,7 +138,8 @@ class CredentialConfig:
 class EndpointConfig:
     """One of several places where an upstream's content may be had.
 
-    `at` says how it is dialled: its own `url`, credentials, TLS, proxy, `ns` and `prefix`; its `name` is the upstream's.
+    `at` says how it is dialled: its own `url`, credentials, TLS, proxy, `ns` and `prefix`; its `name`, its
+    limits and its `read_ahead` are the upstream's.
     """
 
     label: str  # what logs, metrics and tables call it: host, or host:port; `itself` is the registry's own
@@ -184,7 +188,7 @@ class FreshnessRule:
 
 @dataclass(frozen=True, slots=True)
 class PullRule:
-    """What may be pulled of the repositories (or repositories with their tag) that `match` names, as `FreshnessRule`."""
+    """What may be pulled of the repositories, or repositories with their tag, that `match`; as in `FreshnessRule`."""
 
     match: str
     allow: bool

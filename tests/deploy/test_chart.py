@@ -171,7 +171,7 @@ def test_the_network_policy_lets_out_to_the_upstreams_alone() -> None:
     ports = [(port["port"], port["protocol"]) for rule in policy["egress"] for port in rule["ports"]]
     assert ports == [
         *((port, protocol) for port in (53, 5353) for protocol in ("UDP", "TCP")),
-        *((port, "TCP") for port in (443, 3128, 8080, 5443)),
+        *((port, "TCP") for port in (443, 3128, 8443, 80, 8080, 5443)),
     ]
     blocks = [peer["ipBlock"]["cidr"] for rule in policy["ingress"] for peer in rule["from"] if "ipBlock" in peer]
     assert blocks == ["10.0.0.0/16", "fd00::/64"]
@@ -181,8 +181,14 @@ def test_the_chart_knows_every_key_of_the_configuration_but_its_own() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["config"]["properties"]
 
     assert set(schema) == sections._PLACES[""]
-    assert set(schema["upstreams"]["additionalProperties"]["properties"]) == sections._PLACES["upstreams.NAME"]
-    assert set(schema["freshness"]["items"]["properties"]) == sections._PLACES["freshness[]"]
+    upstream = schema["upstreams"]["additionalProperties"]["properties"]
+    assert set(upstream) == sections._PLACES["upstreams.NAME"]
+    assert (
+        set(upstream["endpoints"]["items"]["anyOf"][1]["properties"]) == sections._PLACES["upstreams.NAME.endpoints[]"]
+    )
+    assert set(upstream["credentials"]["items"]["properties"]) == sections._PLACES["upstreams.NAME.credentials[]"]
+    for rules in ("freshness", "pulls", "budget"):
+        assert set(schema[rules]["items"]["properties"]) == sections._PLACES[f"{rules}[]"]
     for section, own in {"server": {"listen", "tls"}, "storage": {"path"}, "log": set()}.items():
         assert set(schema[section]["properties"]) == sections._PLACES[section] - own
 
@@ -203,7 +209,15 @@ def test_the_chart_is_of_this_version() -> None:
         ("config.storage.max_size=1000000000", "max_size"),
         ("config.log.level=loud", "level"),
         (r"config.upstreams.docker\.io.user=me", "user"),
+        (
+            r"config.upstreams.docker\.io.endpoints[0].url=https://a,config.upstreams.docker\.io.endpoints[0].n=a",
+            "endpoints",
+        ),
+        (r"config.upstreams.docker\.io.credentials[0].nam=a", "nam"),
+        (r"config.upstreams.docker\.io.max_connections=1000", "max_connections"),
         ("config.freshness[0].match=a/**,config.freshness[0].tll=1m", "tll"),
+        ("config.pulls[0].deny=a/**,config.pulls[0].raeson=b", "raeson"),
+        ("config.budget[0].below=20", "below"),
         ("persistence.size=lots", "size"),
         ("persistence.type=nfs", "type"),
         ("persistence.type=hostPath", "persistence.hostPath: write the directory"),
@@ -220,6 +234,14 @@ def test_the_chart_is_of_this_version() -> None:
         ("ingress.enabled=true", "ingress.host: write the name"),
         ("serviceAccount.create=false,serviceAccount.annotations.a=b", "serviceAccount.annotations"),
         (r"config.upstreams.docker\.io.password=hunter2", "config.upstreams.docker.io.password: would lie"),
+        (
+            r"config.upstreams.docker\.io.endpoints[0].password=hunter2,config.upstreams.docker\.io.endpoints[0].url=http://a",
+            "config.upstreams.docker.io.endpoints[0].password: would lie",
+        ),
+        (
+            r"config.upstreams.docker\.io.credentials[0].password=hunter2",
+            "docker.io.credentials[0].password: would lie",
+        ),
         (r"config.upstreams.docker\.io.proxy=http://me:hunter2@proxy:3128", "config.upstreams.docker.io.proxy"),
     ],
 )

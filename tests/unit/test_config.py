@@ -61,18 +61,32 @@ def test_the_commented_default_is_what_an_empty_file_means() -> None:
 
 
 def test_every_key_that_the_commented_default_explains_is_accepted(tmp_path: Path) -> None:
-    """Uncomment each commented key; only what needs a file of the machine, or is not supported yet, may be refused."""
+    """Uncomment each commented key but those that need a file of the machine, or stand in place of another."""
     text = (ROOT / "mirror.yaml").read_text()
+    several = text.partition("#    credentials:\n")[2].partition("#\n")[0]
     for commented, plain in (
         ("  # public_url:", "  public_url:"),
         ("  # - {match", "  - {match"),
+        ("pulls: []", "pulls:"),
+        ("  # - {allow", "  - {allow"),
+        ("  # - {deny", "  - {deny"),
         ("upstreams: {}", "upstreams:"),
         ("#  docker.io:", "  docker.io:"),
         ("#    username", "    username"),
         ("#    password_file: /run/secrets/hub", f"    password_file: {tmp_path}/hub"),
         ("#    read_ahead", "    read_ahead"),
         ("#    realms", "    realms"),
-        ("#    endpoints", "    endpoints"),
+        ("#    ns:", "    ns:"),
+        ("#    prefix:", "    prefix:"),
+        ("#    max_connections:", "    max_connections:"),
+        ("#    max_rate:", "    max_rate:"),
+        ("#    stall_timeout:", "    stall_timeout:"),
+        ("#    stall_rate:", "    stall_rate:"),
+        ("#    endpoints:", "    endpoints:"),
+        ("#      - https", "      - https"),
+        ("#      - {url", "      - {url"),
+        ("#      - registry", "      - registry"),
+        ("#    endpoint_order:", "    endpoint_order:"),
         ("  # max_connections_per_client", "  max_connections_per_client"),
         ("  # max_requests_per_client", "  max_requests_per_client"),
         ("  # access_file", "  access_file"),
@@ -86,7 +100,20 @@ def test_every_key_that_the_commented_default_explains_is_accepted(tmp_path: Pat
         text = text.replace(commented, plain)
     (tmp_path / "hub").write_text("hunter2\n")
     config = read(text, {"PASS": "x"})
-    assert config.upstreams["docker.io"].password == Secret("hunter2")
+    hub = config.upstreams["docker.io"]
+    assert hub.password == Secret("hunter2")
+    assert (hub.ns, hub.prefix, hub.max_rate) == (True, "dockerhub", 50 * 2**20)
+    assert [endpoint.label for endpoint in hub.endpoints] == [
+        "mirror.eu.example", "cache.site:5000", "registry-1.docker.io", "harbor.example",
+    ]  # fmt: skip
+    assert [rule.written() for rule in config.pulls] == [
+        "allow: docker.io/library/**", "allow: ghcr.io/prod/**", "deny: docker.io/**",
+    ]  # fmt: skip
+    several = several.replace("#  ", "  ").replace("/run/secrets", str(tmp_path))
+    (tmp_path / "a").write_text("hunter3\n")
+    (tmp_path / "b").write_text("hunter4\n")
+    credentials = read(f"upstreams:\n  docker.io:\n    credentials:\n{several}").upstreams["docker.io"].credentials
+    assert [credential.name for credential in credentials] == ["a", "team", "anonymous"]
     assert config.server.max_requests_per_client == 64
     assert config.log.access_file == Path("/var/log/registry-mirror/access.jsonl")
     assert config.upstreams["registry.example"].url == "https://registry.example:5443"

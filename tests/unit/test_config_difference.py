@@ -36,6 +36,7 @@ def test_each_key_is_named_with_what_it_was_and_is() -> None:
     assert set(lines) == {
         "server.max_requests_per_client", "server.listen", "storage.max_size", "upstreams.ghcr.io.read_ahead",
         "upstreams.quay.io", "upstreams.quay.io.url", "upstreams.quay.io.read_ahead", "upstreams.*", "freshness",
+        "upstreams.quay.io.max_connections", "upstreams.quay.io.stall_timeout", "upstreams.quay.io.stall_rate",
     }  # fmt: skip
 
 
@@ -48,3 +49,19 @@ def test_of_a_secret_only_that_it_differs(tmp_path: Path) -> None:
     assert lines == ["upstreams.docker.io.password: another value"]
     proxied = replace(read(""), proxies=Proxies(https="http://me:canary@proxy:3128"))
     assert difference(read(""), proxied) == ["environment.https: another value"]
+
+
+def test_what_an_endpoint_has_from_its_upstream_is_told_once() -> None:
+    text = (
+        "upstreams: {{docker.io: {{stall_rate: {rate}, credentials: [{{username: me, password: {password}}}],"
+        " endpoints: [{{url: 'https://a.example', username: me, password: {other}}}]}}}}"
+    )
+    first = read(text.format(rate="1KiB/s", password="canary-1", other="canary-2"))
+    quicker = read(text.format(rate="2KiB/s", password="canary-1", other="canary-2"))
+    assert difference(first, quicker) == ["upstreams.docker.io.stall_rate: 1KiB/s, now 2KiB/s"]
+    assert difference(first, read(text.format(rate="1KiB/s", password="canary-3", other="canary-2"))) == [
+        "upstreams.docker.io.credentials: another value"
+    ]
+    assert difference(first, read(text.format(rate="1KiB/s", password="canary-1", other="canary-3"))) == [
+        "upstreams.docker.io.endpoints: another value"
+    ]

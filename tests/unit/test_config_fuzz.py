@@ -53,6 +53,27 @@ KEYS = st.sampled_from(
         "ttl",
         "stale_if_error",
         "immutable",
+        "credentials",
+        "endpoint_order",
+        "authoritative",
+        "ns",
+        "prefix",
+        "name",
+        "anonymous",
+        "repositories",
+        "max_connections",
+        "max_rate",
+        "stall_timeout",
+        "stall_rate",
+        "pulls",
+        "allow",
+        "deny",
+        "reason",
+        "require_digest",
+        "min_age",
+        "budget",
+        "below",
+        "prefetch",
         "level",
         "format",
     ]
@@ -76,6 +97,8 @@ SCALARS = (
             "90s",
             "forever",
             "**",
+            "registry",
+            "1MiB/s",
             "docker.io/**",
             "/dev/null",
             "a\0b",
@@ -86,13 +109,22 @@ SCALARS = (
 TREES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=6), max_leaves=25
 )
+UPSTREAMS = st.dictionaries(KEYS, SCALARS, max_size=4) | st.fixed_dictionaries(
+    {},
+    optional={
+        name: st.lists(st.dictionaries(KEYS, SCALARS, max_size=4) | SCALARS, max_size=3)
+        for name in ("endpoints", "credentials")
+    },
+)
 SHAPED = st.fixed_dictionaries(
     {},
     optional={
         "server": st.dictionaries(KEYS, TREES, max_size=5),
         "storage": st.dictionaries(KEYS, TREES, max_size=3),
-        "upstreams": st.dictionaries(KEYS, st.dictionaries(KEYS, SCALARS, max_size=4) | SCALARS, max_size=4),
+        "upstreams": st.dictionaries(KEYS, UPSTREAMS | SCALARS, max_size=4),
         "freshness": st.lists(st.dictionaries(KEYS, SCALARS, max_size=4), max_size=3),
+        "pulls": st.lists(st.dictionaries(KEYS, SCALARS, max_size=4), max_size=3),
+        "budget": st.lists(st.fixed_dictionaries({"below": SCALARS}, optional={"ttl": SCALARS}), max_size=3),
         "log": st.dictionaries(KEYS, SCALARS, max_size=2),
     },
 )

@@ -106,8 +106,11 @@ def test_what_is_in_effect_hides_secrets_and_reads_the_same_again(tmp_path: Path
     assert shown["upstreams"]["a.io"] | {"url": ""} == {
         "url": "",
         "exec": ["sh", "***", "***"],
-        "read_ahead": True,
         "proxy": "http://***@p:1",
+        "read_ahead": True,
+        "max_connections": 16,
+        "stall_timeout": "10s",
+        "stall_rate": "1KiB/s",
     }
     again = parse(yaml.safe_dump(shown), "mirror.yaml", {})
     assert again.credentials_files == config.credentials_files
