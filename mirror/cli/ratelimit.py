@@ -1,28 +1,33 @@
-"""`mirror ratelimit`: ask the upstreams what is left of their rate limits."""
+"""`mirror ratelimit`: what is left of the upstreams' rate limits, for each of the credentials."""
 
 from __future__ import annotations
 
 import asyncio
-import json as json_format
 import os
 import secrets
-from contextlib import suppress
-from dataclasses import dataclass
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mirror import config as configuration
+from mirror.cli.opening import caution
 from mirror.cli.options import ConfigOption, JsonOption  # noqa: TC001  # typer reads it at run time
+from mirror.cli.tables import show_age, show_json, show_time
 from mirror.config.units import show_duration
 from mirror.errors import UpstreamError, UpstreamNotFound
 from mirror.oci.name import Repository, Tag
 from mirror.oci.namespaces import DOCKER_HUB, canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
-    from mirror.config import Config
+    from mirror.config import Config, UpstreamConfig
+    from mirror.store.dealings import Dealings
+    from mirror.upstream.accounts import AccountState
     from mirror.upstream.budget import Budget
     from mirror.upstream.protocol import Probe, Upstream
 
@@ -32,30 +37,39 @@ PATIENCE = 20.0  # seconds for each upstream, all of them at once
 _PREVIEW = Repository(DOCKER_HUB, "ratelimitpreview/test")
 _LATEST = Tag("latest")
 _HEADINGS = ("UPSTREAM", "CREDENTIALS", "LIMIT", "LEFT", "WINDOW", "COUNTED FOR")
+_RESTING = {"manifest GET": "GETs of manifests rest", "*": "all rests"}
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What came of asking one upstream."""
+    """What came of asking one upstream with one of its credentials, or what a mirror knows of them."""
 
     name: str
+    credential: str | None  # how it is called, never what is secret of it; None: nothing is known of any
+    state: AccountState | None = None
     probe: Probe | None = None
-    budget: Budget | None = None
     failure: str | None = None
 
     @property
-    def credentials(self) -> str:
-        """Under whose name it was asked, for a person. Never what a secret is."""
-        if self.probe is None or not self.probe.offered:
-            return "anonymous" if self.probe is not None else "?"
-        who = self.probe.user or "a token"
-        return who if self.probe.identity else f"anonymous ({who} was not asked for)"
+    def budget(self) -> Budget | None:
+        """What is known to be left."""
+        return self.state.budget if self.state is not None else None
+
+    @property
+    def shown(self) -> str:
+        """Under whose name it was asked, for a person."""
+        if self.credential is None or self.probe is None or self.probe.identity or not self.probe.offered:
+            return self.credential or "-"
+        return f"anonymous ({self.credential} was not asked for)"
 
 
 def ratelimit(
     upstreams: Annotated[
         list[str] | None, typer.Argument(metavar="UPSTREAM", help="Which ones to ask; all if none is given.")
     ] = None,
+    cached: Annotated[
+        bool, typer.Option("--cached", help="Ask nobody: show what the mirror on this store was told last.")
+    ] = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -66,73 +80,149 @@ def ratelimit(
         if name not in settings.upstreams:
             known = ", ".join(sorted(settings.upstreams))
             raise typer.BadParameter(f"{name} is not among the configured upstreams; name one of these: {known}")
-    said = asyncio.run(_ask(settings, names))
+    from mirror import log  # noqa: PLC0415  # a mistake in the configuration is told at once
+
+    log.setup("error", "json" if json else "auto")  # what is the matter with credentials is in the answer
+    with _book(settings.storage.path) as book:
+        said = _known(names, book) if cached else asyncio.run(_ask(settings, names, book))
     if json:
-        typer.echo(json_format.dumps({"upstreams": [_report(one) for one in said]}))
+        show_json(upstreams=[_report(one) for one in said])
     else:
-        typer.echo("\n".join(_table(said)))
+        typer.echo("\n".join(_table(said, aged=cached)))
     raise typer.Exit(1 if any(one.failure is not None for one in said) else 0)
 
 
-async def _ask(settings: Config, names: Iterable[str]) -> list[Said]:
-    from mirror.upstream.registries import Registries  # noqa: PLC0415  # a mistake in the configuration is told at once
+@contextmanager
+def _book(root: Path) -> Iterator[Dealings]:
+    """Open what a mirror on this store knows of upstreams, where there is one; it hears what is found out here."""
+    from mirror.store.dealings import FILE, Dealings  # noqa: PLC0415  # the same
 
-    registries = Registries(settings, instance=secrets.token_hex(8), request_id=lambda: None)
+    path = root / FILE
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        caution(
+            f"{path} is the mirror's, and not for this user; ask as root, or as the mirror's user, to see all of it"
+        )
+    book = Dealings(path if os.access(path, os.R_OK | os.W_OK) else None)
     try:
-        return await asyncio.gather(*(_ask_one(registries.of(name)) for name in names))
+        yield book
+    finally:
+        book.close()
+
+
+def _known(names: Sequence[str], book: Dealings) -> list[Said]:
+    from mirror.upstream.accounts import Accounts  # noqa: PLC0415  # the same
+
+    said = []
+    for name in names:
+        states = Accounts(name, name, book=book, clock=time.time).states()
+        said += [Said(name, state.credential, state) for state in states] or [Said(name, None)]
+    return said
+
+
+async def _ask(settings: Config, names: Sequence[str], book: Dealings) -> list[Said]:
+    asked = [_ask_one(settings, one, book) for name in names for one in _each_alone(settings.upstreams[name])]
+    return await asyncio.gather(*asked)
+
+
+def _each_alone(upstream: UpstreamConfig) -> list[UpstreamConfig]:
+    """Return the upstream's own registry with each of its credentials alone, for whatever they are meant."""
+    itself = replace(upstream, endpoints=())
+    several = [replace(credential, repositories=()) for credential in upstream.credentials]
+    return [replace(itself, credentials=(credential,)) for credential in several] or [itself]
+
+
+async def _ask_one(settings: Config, upstream: UpstreamConfig, book: Dealings) -> Said:
+    from mirror.upstream.registries import Registries  # noqa: PLC0415  # the same
+
+    alone = replace(settings, upstreams={upstream.name: upstream})
+    registries = Registries(alone, instance=secrets.token_hex(8), request_id=lambda: None, book=book)
+    try:
+        return await _answer(registries.of(upstream.name))
     finally:
         await registries.close()
 
 
-async def _ask_one(upstream: Upstream) -> Said:
-    probe = None
+async def _answer(upstream: Upstream) -> Said:
+    probe = failure = None
     try:
         probe = await upstream.probe(patience=PATIENCE)
         if upstream.namespace == DOCKER_HUB:
             with suppress(UpstreamNotFound):  # what stands in for it by `url` need not have that image
                 await upstream.head(_PREVIEW, _LATEST, patience=PATIENCE)
     except UpstreamError as error:
-        return Said(upstream.namespace, probe, upstream.budget, str(error).removeprefix(f"{upstream.namespace}: "))
-    return Said(upstream.namespace, probe, upstream.budget)
+        failure = str(error).removeprefix(f"{upstream.namespace}: ")
+    state = next(iter(upstream.accounts.states()), None)
+    return Said(upstream.namespace, state.credential if state is not None else None, state, probe, failure)
 
 
 def _report(said: Said) -> dict[str, Any]:
-    budget = said.budget
+    state = said.state
     return {
         "upstream": said.name,
+        "credential": said.credential,
         "user": said.probe.user if said.probe is not None else None,
         "authenticated": said.probe is not None and said.probe.identity,
+        **_budget(said.budget),
+        "others": [_budget(other) for other in state.others] if state is not None else [],
+        "rests_until": {kind: show_time(until) for kind, until in state.rests.items()} if state is not None else {},
+        "set_aside": None
+        if state is None or state.aside is None
+        else {"why": state.aside, "until": show_time(state.aside_until)},
+        "failure": said.failure,
+    }
+
+
+def _budget(budget: Budget | None) -> Mapping[str, Any]:
+    return {
         "limit": budget.limit if budget is not None else None,
         "remaining": budget.remaining if budget is not None else None,
         "window_seconds": budget.window if budget is not None else None,
         "resets_at": budget.resets_at if budget is not None else None,
         "source": budget.source if budget is not None else None,
-        "failure": said.failure,
+        "said_at": show_time(budget.at) if budget is not None else None,
     }
 
 
-def _table(said: Sequence[Said]) -> list[str]:
+def _table(said: Sequence[Said], *, aged: bool) -> list[str]:
     """Return the lines of a table; a failure, or silence, takes the place of the figures."""
-    rows = [(one.name, one.credentials, *_figures(one)) for one in said]
-    full = [row for row in (_HEADINGS, *rows) if len(row) == len(_HEADINGS)]
-    heads = [row[:2] for row in (_HEADINGS, *rows)]
-    widths = [max(len(row[0]) for row in heads), max(len(row[1]) for row in heads)]
-    widths += [max(len(row[column]) for row in full) for column in range(2, len(_HEADINGS))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
-        for row in (_HEADINGS, *rows)
-    ]
+    now = time.time()
+    rows = [(*_HEADINGS, *(["SAID"] if aged else []), "STATE")]
+    for one in said:
+        rows.append((one.name, one.shown, *_figures(one, now, aged=aged)))
+        others = one.state.others if one.state is not None else ()
+        rows += [("", "", *_numbers(other, now, aged=aged), "for another address, earlier") for other in others]
+    if all(row[-1] == "" for row in rows[1:] if len(row) == len(rows[0])):  # nothing is the matter
+        rows = [row[:-1] if len(row) == len(rows[0]) else row for row in rows]
+    full = [row for row in rows if len(row) == len(rows[0])]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    widths += [max(len(row[column]) for row in full) for column in range(2, len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
 
 
-def _figures(said: Said) -> tuple[str, ...]:
+def _figures(said: Said, now: float, *, aged: bool) -> tuple[str, ...]:
+    state = _state(said.state)
     if said.failure is not None:
         return (f"failed: {said.failure}",)
-    budget = said.budget
-    if budget is None or (budget.limit is None and budget.remaining is None):
-        return ("says nothing about limits",)
+    if said.budget is None or not said.budget.speaks:
+        nothing = "nothing is known yet" if aged else "says nothing about limits"
+        return (f"{nothing}; {state}" if state else nothing,)
+    return (*_numbers(said.budget, now, aged=aged), state)
+
+
+def _numbers(budget: Budget, now: float, *, aged: bool) -> tuple[str, ...]:
     return (
         "-" if budget.limit is None else str(budget.limit),
         "-" if budget.remaining is None else str(budget.remaining),
         "-" if budget.window is None else show_duration(budget.window),
         budget.source or "-",
+        *([show_age(budget.at, now)] if aged else []),
     )
+
+
+def _state(state: AccountState | None) -> str:
+    if state is None:
+        return ""
+    parts = [f"{_RESTING.get(kind, f'{kind} rests')} until {show_time(until)}" for kind, until in state.rests.items()]
+    if state.aside is not None:
+        parts.insert(0, f"set aside until {show_time(state.aside_until)}: {state.aside}")
+    return "; ".join(parts)

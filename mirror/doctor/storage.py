@@ -30,7 +30,7 @@ _WALK = 5.0  # seconds that counting the store may take
 _FILES = (
     "VERSION",
     *("index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "journal.v1", "room.v2", "recent.v2", "turns.v2"),
-    "served.log",
+    *("served.log", "upstreams.v1.sqlite", "upstreams.v1.sqlite-wal", "upstreams.v1.sqlite-shm"),
     *("blobs.v1", "fills.v1", "aside.v1"),
 )
 

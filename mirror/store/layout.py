@@ -12,6 +12,7 @@ journal.v1                      what the index can be made from again
 room.v2                         the account book of the bytes, shared by all processes on the store
 recent.v2                       when content was last asked for, shared likewise
 served.log                      what clients were ever given: it outlives the content
+upstreams.v1.sqlite             what was learnt of upstreams: limits, rests, quarantines
 turns.v2                        nothing; ranges of it are locked: one process at a time asks upstream for one thing
 move.lock                       nothing; locked by whoever moves content in (shared) or out (exclusively)
 keeper.lock                     nothing; locked by the process that keeps house
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirror.errors import StoreUnusable
+from mirror.store import dealings
 from mirror.store.upgrade import bring_up
 
 if TYPE_CHECKING:
@@ -38,7 +40,10 @@ _REMOTE = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "ncpfs", "ceph", "lustre", "fuse.sshfs", "fuse.glusterfs"}
 )
 _GROWING = ("index.sqlite", "index.sqlite-wal", "journal.v1")
-_FACTS = (*_GROWING, "index.sqlite-shm", "journal.v1.new", "VERSION", "room.v2", "recent.v2", "turns.v2", "served.log")
+_FACTS = (
+    *(*_GROWING, "index.sqlite-shm", "journal.v1.new", "VERSION", "room.v2", "recent.v2", "turns.v2", "served.log"),
+    *(dealings.FILE, f"{dealings.FILE}-wal", f"{dealings.FILE}-shm"),
+)
 
 
 class Layout:
@@ -58,6 +63,7 @@ class Layout:
         self.room = root / "room.v2"
         self.recent = root / "recent.v2"
         self.served = root / "served.log"
+        self.dealings = root / dealings.FILE
         self.turns = root / "turns.v2"
         self.move_lock = root / "move.lock"
         self.keeper_lock = root / "keeper.lock"

@@ -16,6 +16,7 @@ from mirror.errors import MirrorError, StoreError, StoreUnusable
 from mirror.store.aside import Aside
 from mirror.store.blobs import DiskBlobs
 from mirror.store.changes import Lost, Stored
+from mirror.store.dealings import Dealings
 from mirror.store.graph import Graph
 from mirror.store.index import SqliteIndex
 from mirror.store.io import DiskThreads
@@ -75,6 +76,8 @@ class Store:
             self.graph = Graph(layout)
             opened.callback(self.graph.close)
             self.remover = Remover(layout, self.graph, room)
+            self.dealings = Dealings(layout.dealings)
+            opened.callback(self.dealings.close)
             self._closing = opened.pop_all()
 
     @classmethod

@@ -1,10 +1,10 @@
-"""What an upstream says of its rate limit: read from its headers, kept for each upstream, shown as metrics.
+"""What an upstream says of its rate limit, read from its headers.
 
     Docker Hub      ratelimit-limit: 100;w=21600   ratelimit-remaining: 76;w=21600   docker-ratelimit-source: …
     GitLab, GitHub  RateLimit-Limit / X-RateLimit-Limit, -Remaining, -Reset (seconds since the epoch), -Resource
     IETF drafts     RateLimit-Policy: "default";q=100;w=60   RateLimit: "default";r=50;t=30   (limit=… in older ones)
 
-What is to be done with a budget that runs out is decided elsewhere; here is what is known.
+`accounts` keeps it, and tells it; what is left undone as a budget runs out is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mirror.metrics import UPSTREAM_RATELIMIT_LIMIT, UPSTREAM_RATELIMIT_REMAINING
-from mirror.upstream.backoff import parse_retry_after
+from mirror.upstream.backoff import MAX_RETRY_AFTER, parse_retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ _PARAMETER = re.compile(r"[;,\s]\s*([a-z]+)\s*=\s*\"?([0-9]{1,12})", re.ASCII | 
 _SOURCE = re.compile(r"[\x21-\x7e]{1,100}")
 _EPOCH = 1_000_000_000  # a reset past this is a time, not seconds from now
 _LIMITED = 429
+_UNTOLD = 60.0  # seconds that an exhausted limit lasts where upstream does not tell its window
 _PREFIXES = ("RateLimit", "X-RateLimit")
 
 
@@ -39,6 +39,36 @@ class Budget:
     resets_at: float | None = None  # seconds since the epoch
     source: str | None = None  # whom it is counted for: an address, or an account
     retry_after: float | None = None  # seconds; of a 429 alone
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it says anything of a limit; a bare 429 does not."""
+        return self.limit is not None or self.remaining is not None
+
+    @property
+    def ends(self) -> float | None:
+        """When all of the limit is there again, at the latest, seconds since the epoch; None: nobody knows."""
+        if self.resets_at is not None:
+            return self.resets_at
+        return self.at + self.window if self.window else None
+
+    def share(self, now: float) -> float | None:
+        """Return how much of the limit is left, 0 to 1; None: no limit is known, or it makes no sense."""
+        if not self.limit or self.remaining is None:
+            return None
+        if self.ends is not None and now >= self.ends:
+            return 1.0
+        return min(self.remaining / self.limit, 1.0)
+
+    def exhausted(self, now: float) -> float:
+        """Return the seconds for which nothing counted can be had, 0 where something can.
+
+        At most an hour from when upstream said so, whatever it says: then it is asked, not believed.
+        """
+        if self.remaining != 0 or not self.limit:
+            return 0.0
+        ends = min(self.ends if self.ends is not None else self.at + _UNTOLD, self.at + MAX_RETRY_AFTER)
+        return min(max(0.0, ends - now), MAX_RETRY_AFTER)
 
 
 def parse_budget(headers: Mapping[str, str], *, status: int, now: float | None = None) -> Budget | None:
@@ -91,26 +121,3 @@ def _parameters(header: str) -> dict[str, int]:
     for name, value in _PARAMETER.findall(header[:1000]):
         found.setdefault(name.lower(), int(value))
     return found
-
-
-class Ledger:
-    """The latest budget of one upstream. `label` is what metrics call it; None: they say nothing of it."""
-
-    def __init__(self, label: str | None) -> None:
-        self.latest: Budget | None = None
-        self._label = label
-
-    def note(self, headers: Mapping[str, str], status: int) -> None:
-        """Read one answer of the registry itself."""
-        budget = parse_budget(headers, status=status)
-        if budget is None:
-            return
-        if budget.limit is None and budget.remaining is None and self.latest is not None:
-            return  # a bare 429 (Docker Hub's abuse limit) does not undo what is known
-        self.latest = budget
-        if self._label is None:
-            return
-        if budget.limit is not None:
-            UPSTREAM_RATELIMIT_LIMIT.labels(self._label).set(budget.limit)
-        if budget.remaining is not None:
-            UPSTREAM_RATELIMIT_REMAINING.labels(self._label).set(budget.remaining)

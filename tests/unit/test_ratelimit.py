@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from multidict import CIMultiDict
+from typer.testing import CliRunner
 
+from mirror.cli.main import app
 from mirror.config.upstreams import WELL_KNOWN
+from mirror.store.dealings import FILE, Dealings
+from mirror.upstream.accounts import COUNTED, Accounts
 from tests.fakes.faults import Status
+from tests.fakes.limit import RateLimit
 from tests.fakes.registry import FakeRegistry
 
 if TYPE_CHECKING:
@@ -39,6 +47,61 @@ async def hub() -> AsyncIterator[FakeRegistry]:
 async def quiet() -> AsyncIterator[FakeRegistry]:
     async with FakeRegistry() as up:
         yield up
+
+
+async def test_each_of_several_credentials_is_asked_for_and_named(hub: FakeRegistry, tmp_path: Path) -> None:
+    hub.auth.users["bob"] = "canary-bob"
+    hub.headers = {}
+    hub.limit = RateLimit(100, accounts={"ann": 200, "bob": 500})
+    hub.limit.use("bob", 500)
+    credentials = [
+        {"username": "ann", "password": "canary-ann"},
+        {"name": "team", "username": "bob", "password": "canary-bob", "repositories": ["acme/**"]},
+        {"username": "eve", "password": "canary-eve"},
+        {"anonymous": True},
+    ]
+    code, printed = await run(tmp_path, {"docker.io": {"url": hub.url, "credentials": credentials}}, "--json")
+    assert code == 1
+    said = {one["credential"]: one for one in json.loads(printed)["upstreams"]}
+    assert [(name, one["remaining"], one["limit"]) for name, one in said.items()] == [
+        ("ann", 200, 200),
+        ("team", 0, 500),
+        ("eve", None, None),
+        ("anonymous", 100, 100),
+    ]
+    assert list(said["team"]["rests_until"]) == [COUNTED]
+    assert "refused the configured user name and password (401)" in said["eve"]["failure"]
+    assert not hub.requests[0].counted
+
+
+def test_what_the_mirror_was_told_last_is_shown_without_asking(tmp_path: Path) -> None:
+    known = {name: False for name in WELL_KNOWN if name != "docker.io"}
+    upstreams = {**known, "quiet.test": {"url": "http://127.0.0.1:9"}}
+    file = tmp_path / "mirror.yaml"
+    file.write_text(json.dumps({"storage": {"path": str(tmp_path)}, "upstreams": upstreams}))
+    command = ["ratelimit", "--cached", "--config", str(file)]
+    assert CliRunner().invoke(app, command).stdout.splitlines()[1:] == [
+        "docker.io   -            nothing is known yet",
+        "quiet.test  -            nothing is known yet",
+    ]
+    assert not (tmp_path / FILE).exists()
+
+    book = Dealings(tmp_path / FILE)
+    accounts = Accounts("docker.io", "docker.io", book=book, clock=time.time)
+    accounts.note("ann", CIMultiDict({**LIMITS, "docker-ratelimit-source": "198.51.100.1"}), 200)
+    accounts.note("ann", CIMultiDict({**LIMITS, "ratelimit-remaining": "0;w=21600"}), 200)
+    accounts.set_aside("eve", "refused with 401", 300.0)
+    book.close()
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    lines = [re.split(r"  +", re.sub(r"20\d\d-\S+Z", "TIME", line)) for line in done.stdout.splitlines()]
+    assert lines == [
+        ["UPSTREAM", "CREDENTIALS", "LIMIT", "LEFT", "WINDOW", "COUNTED FOR", "SAID", "STATE"],
+        ["docker.io", "ann", "100", "0", "6h", "192.0.2.7", "now", "GETs of manifests rest until TIME"],
+        ["", "100", "76", "6h", "198.51.100.1", "now", "for another address, earlier"],
+        ["docker.io", "eve", "nothing is known yet; set aside until TIME: refused with 401"],
+        ["quiet.test", "-", "nothing is known yet"],
+    ]
 
 
 async def run(tmp_path: Path, upstreams: dict[str, Any], *arguments: str) -> tuple[int, str]:
@@ -96,19 +159,23 @@ async def test_only_those_that_are_named_are_asked(hub: FakeRegistry, quiet: Fak
     upstreams = {"docker.io": {"url": hub.url}, "quiet.test": {"url": quiet.url}}
     code, printed = await run(tmp_path, upstreams, "Index.Docker.io", "--json")
     assert code == 0
-    assert json.loads(printed)["upstreams"] == [
-        {
-            "upstream": "docker.io",
-            "user": None,
-            "authenticated": False,
-            "limit": 100,
-            "remaining": 76,
-            "window_seconds": 21600,
-            "resets_at": None,
-            "source": "192.0.2.7",
-            "failure": None,
-        }
-    ]
+    [said] = json.loads(printed)["upstreams"]
+    assert said.pop("said_at") > "2026"
+    assert said == {
+        "upstream": "docker.io",
+        "credential": "anonymous",
+        "user": None,
+        "authenticated": False,
+        "limit": 100,
+        "remaining": 76,
+        "window_seconds": 21600,
+        "resets_at": None,
+        "source": "192.0.2.7",
+        "others": [],
+        "rests_until": {},
+        "set_aside": None,
+        "failure": None,
+    }
     assert not quiet.requests
     code, printed = await run(tmp_path, upstreams, "nowhere.test")
     assert code == 2
