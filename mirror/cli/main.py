@@ -26,9 +26,11 @@ from mirror.cli import (
     plan,
     prefetch,
     purge,
+    quarantine,
     ratelimit,
     refresh,
     serve,
+    trace,
     verify,
     why,
 )
@@ -55,8 +57,11 @@ app.command("pin")(pin.pin)
 app.command("unpin")(pin.unpin)
 app.command("purge")(purge.purge)
 app.command("refresh")(refresh.refresh)
+app.command("quarantine")(quarantine.quarantine)
+app.command("release")(quarantine.release)
 app.command("verify")(verify.verify)
 app.command("why")(why.why)
+app.command("trace")(trace.trace)
 app.command("prefetch")(prefetch.prefetch)
 app.command("plan")(plan.plan)
 app.command("export")(export.export)

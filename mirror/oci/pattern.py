@@ -62,8 +62,8 @@ class ImagePattern:
         exact = not _GLOB.search(glob + (tag or "")) and bool(tag or at)
         return cls(
             written,
-            None if glob == "**" else _compiled(glob),
-            None if tag is None else _compiled(tag),
+            None if glob == "**" else compiled(glob),
+            None if tag is None else compiled(tag),
             digest or None,
             exact,
             None if _GLOB.search(glob) else glob,
@@ -145,7 +145,7 @@ def _full(name: str) -> str:
     return f"{DOCKER_HUB}/{name}"
 
 
-def _compiled(glob: str) -> re.Pattern[str]:
-    """Compile a glob as those of the freshness rules are."""
+def compiled(glob: str) -> re.Pattern[str]:
+    """Compile a glob: `**` is anything, `*` anything but a slash, `?` one character but a slash."""
     meaning = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
     return re.compile("".join(meaning.get(piece) or re.escape(piece) for piece in re.split(r"(\*\*|\*|\?)", glob)))

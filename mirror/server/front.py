@@ -11,26 +11,27 @@ import structlog
 from aiohttp import hdrs, web
 
 from mirror import metrics
-from mirror.cache.outcome import LOCAL, NAME, Outcome
+from mirror.cache.outcome import DENIED, LOCAL, NAME, Outcome
 from mirror.errors import (
     ClientDenied,
     LoopDetected,
     MirrorError,
     NameInvalid,
     NameUnknown,
+    PullRefused,
     Unsupported,
     UpstreamAway,
     UpstreamError,
 )
 from mirror.log import scrub_text
 from mirror.oci.digest import Digest
-from mirror.oci.name import parse_reference
 from mirror.oci.path import RouteKind
 from mirror.server import answers, listings, manifests
 from mirror.server.asked import Asked
 from mirror.server.blobs import BlobResponse, respond_head
 from mirror.server.ledger import Ledger, Line
 from mirror.server.limits import RequestLimit
+from mirror.server.refusals import Refusals
 from mirror.upstream import via
 
 if TYPE_CHECKING:
@@ -69,16 +70,19 @@ class Front:
         *,
         instance: str,
         access: AccessRecord | None = None,
+        crossings: via.Crossings | None = None,
     ) -> None:
-        """`instance` names this mirror in `Via`."""
+        """`instance` names this mirror in `Via`; `crossings` know what it asks other mirrors for."""
         self._cache = cache
         self._policy = policy
         self._health = health
         self._threads = threads
         self._connections = connections
         self._instance = instance
+        self._crossings = crossings or via.Crossings(instance)
         self._limit = RequestLimit(policy.max_requests_per_client)
         self._ledger = Ledger(access)
+        self._refusals = Refusals(cache.admission)
 
     @property
     def access(self) -> AccessRecord | None:
@@ -133,6 +137,9 @@ class Front:
     ) -> web.StreamResponse:
         try:
             response, line.outcome = await self._admit(request, asked, line, refusal)
+        except PullRefused as error:
+            response = self._refused(request, asked, line, error)
+            line.outcome, line.why = DENIED, str(error)
         except MirrorError as error:
             response = self._render(answers.answer(error, asked.kind, fallback=self._policy.fallback))
             line.outcome = _outcome(error)
@@ -166,12 +173,25 @@ class Front:
         finally:
             self._limit.leave(line.client)
 
+    def _refused(self, request: web.BaseRequest, asked: Asked, line: Line, error: PullRefused) -> web.Response:
+        """Answer what a rule of `pulls` refuses."""
+        policy, repository = self._policy, line.repository
+        if repository is not None:
+            self._refusals.count(repository, asked, error, policy.label(repository.namespace))
+            if not policy.fallback:
+                stands = self._refusals.stand_in(request, repository, asked, error)
+                if stands is not None:
+                    return stands
+        return self._render(answers.answer(error, asked.kind, fallback=policy.fallback))
+
     def _headers(self, asked: Asked) -> dict[str, str]:
         headers = {**_API_VERSION, "X-Request-Id": asked.request_id}
         if asked.ns is not None and _ECHOED.fullmatch(asked.ns):
             headers["OCI-Namespace"] = asked.ns
         if self._health.draining or self._connections.crowded:
             headers["Connection"] = "close"
+        if via.through():
+            headers["Via"] = f"1.1 registry-mirror-{self._instance}"
         return headers
 
     @staticmethod
@@ -198,14 +218,21 @@ class Front:
             raise NameInvalid("the namespace of this request holds more than a registry; one looks like quay.io")
         repository = line.repository = self._policy.namespaces.resolve(route.host, route.name, asked.ns)
         structlog.contextvars.bind_contextvars(upstream=repository.namespace)
-        if route.kind is RouteKind.MANIFEST:
-            return await manifests.respond(request, self._cache, repository, parse_reference(route.reference))
-        if route.kind is RouteKind.TAGS:
+        self._check_crossing(repository, route.reference)
+        reference = self._refusals.check(repository, asked)
+        if reference is None:
             return await listings.respond_tags(request, self._cache, repository, route.name)
-        digest = Digest.parse(route.reference)
+        if route.kind is RouteKind.MANIFEST:
+            return await manifests.respond(request, self._cache, repository, reference)
+        digest = Digest.parse(route.reference)  # else it would have been refused already
         if route.kind is RouteKind.REFERRERS:
             return await listings.respond_referrers(request, self._cache, repository, digest)
         return await self._blob(request, asked, repository, digest, line)
+
+    def _check_crossing(self, repository: Repository, reference: str) -> None:
+        """See that this mirror and another do not wait for one another."""
+        if self._crossings.crossed(repository, reference):
+            raise LoopDetected(f"this mirror ({NAME}) is asking the one that asks for the same just now")
 
     async def _blob(
         self, request: web.BaseRequest, asked: Asked, repository: Repository, digest: Digest, line: Line

@@ -147,6 +147,13 @@ class Skopeo(_Library):
         policy = ["--policy", self._directory / "policy.json"]
         run(*self._within, "skopeo", *policy, "copy", "--quiet", *options, source, f"oci:{layout}:pulled", env=self.env)
 
+    def copy_with_signatures(self, reference: str, to: Path) -> None:
+        """Copy from a registry to `dir:`, where signatures lie beside what they are of."""
+        run(
+            *self._within, "skopeo", *self._told, "--policy", self._directory / "policy.json",
+            "copy", "--quiet", "--preserve-digests", "--all", f"docker://{reference}", f"dir:{to}", env=self.env,
+        )  # fmt: skip
+
     def check(self, reference: str, image: Image) -> None:
         layout = self._layout(reference)
         got = set()

@@ -1,4 +1,4 @@
-"""Debian's docker-registry (distribution 2.8), on plain HTTP on 127.0.0.1, with tokens."""
+"""Debian's docker-registry (distribution 2.8), on plain HTTP on 127.0.0.1, with tokens or open to everybody."""
 
 from __future__ import annotations
 
@@ -26,13 +26,19 @@ class Access:
 
 
 class DockerRegistry(Program):
-    """`docker-registry serve`. It can be stopped and started again: port and content stay."""
+    """`docker-registry serve`. It can be stopped and started again: port and content stay.
 
-    def __init__(self, directory: Path, *, realm: str, cert_file: Path) -> None:
+    Without a `realm` nobody needs a token. With `behind` it is a cache of the registry at that URL, and takes no push.
+    """
+
+    def __init__(
+        self, directory: Path, *, realm: str | None = None, cert_file: Path | None = None, behind: str | None = None
+    ) -> None:
         self.port = free_port()
         self.host = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.host}"
         config = directory / "registry.yml"
+        token = {"realm": realm, "service": SERVICE, "issuer": ISSUER, "rootcertbundle": str(cert_file)}
         # JSON is YAML.
         config.write_text(
             json.dumps(
@@ -44,14 +50,8 @@ class DockerRegistry(Program):
                         "delete": {"enabled": True},
                     },
                     "http": {"addr": self.host, "secret": "not one"},
-                    "auth": {
-                        "token": {
-                            "realm": realm,
-                            "service": SERVICE,
-                            "issuer": ISSUER,
-                            "rootcertbundle": str(cert_file),
-                        }
-                    },
+                    **({"auth": {"token": token}} if realm is not None else {}),
+                    **({"proxy": {"remoteurl": behind}} if behind is not None else {}),
                 }
             )
         )

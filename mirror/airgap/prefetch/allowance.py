@@ -30,10 +30,19 @@ _SURE = 32  # more than ever are under way at once: so much cannot be answers th
 class Allowance:
     """The limits of one upstream, for all images of a prefetch."""
 
-    def __init__(self, upstream: Upstream, share: float, hear: Callable[[Event], None], timing: Timing) -> None:
-        """`share` of the limit may be used, by whomever."""
+    def __init__(
+        self,
+        upstream: Upstream,
+        share: float,
+        hear: Callable[[Event], None],
+        timing: Timing,
+        *,
+        kept: float = 0.0,
+    ) -> None:
+        """`share` of the limit may be used, by whomever; `kept`, a share too, is left to the clients of the mirror."""
         self._upstream = upstream
         self._share = share
+        self._kept = max(kept, 1 - share)
         self._hear = hear
         self._timing = timing
         self._turn = asyncio.Lock()
@@ -118,7 +127,7 @@ class Allowance:
         if ends <= now:
             return None
         limit = budget.limit if budget.limit is not None else self._most
-        return budget.remaining - round(limit * (1 - self._share))
+        return budget.remaining - round(limit * self._kept)
 
     # --- waiting -------------------------------------------------------------------------------------------------
 
@@ -143,10 +152,13 @@ class Allowance:
         if budget is not None:
             if budget.resets_at is not None:
                 until = max(budget.resets_at, now + LEAST_REST)
-            if budget.limit is not None and budget.remaining and self._share < 1:
+            if budget.limit is not None and budget.remaining and self._kept:
+                mine = self._kept == 1 - self._share
+                why = f"no more than {self._share:.0%} of all may be used"
+                kept = f"a rule of `budget` keeps {self._kept:.0%} of all for what clients wait for"
                 reason = (
                     f"{budget.remaining} of the {budget.limit} requests that {self._upstream.namespace} allows remain, "
-                    f"and no more than {self._share:.0%} of all may be used"
+                    f"and {why if mine else kept}"
                 )
         self._tell(until, reason)
         await self._timing.sleep(min(until - now, LAST_POLL))  # a limit may be lifted sooner, by a login or a plan

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mirror.airgap.choice import Platforms
 from mirror.airgap.prefetch.anatomy import Dissection
 from mirror.airgap.prefetch.outcome import Amount, Came, Fetched, Planned, Resolved
-from mirror.errors import MirrorError, StoreError
+from mirror.errors import MirrorError, PullRefused, StoreError
 from mirror.store.changes import SETTLED, Pinned, TagSet
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ class Image:
 
     async def _resolve(self) -> Reference:
         wanted = self._wanted
+        self._see_allowed()
         if wanted.digest is not None:
             return wanted.digest
         assert wanted.tag is not None  # noqa: S101  # or there is a selection, which was expanded
@@ -138,7 +139,21 @@ class Image:
         at = self._timing.clock()
         said = await self._asking.said(self._place, wanted.repository, wanted.tag)
         self._at = at
-        return said if said is not None else wanted.tag
+        if not self._cache.quarantine.watches(wanted.repository, wanted.tag):
+            return said if said is not None else wanted.tag
+        if said is None:
+            said = (await self._asking.manifest(self._place, wanted.repository, wanted.tag))[0].digest
+        before = self._store.index.tag(wanted.repository, wanted.tag.name)
+        former = None if before is None else before.digest
+        return self._cache.quarantine.judge(wanted.repository, wanted.tag, former, said)
+
+    def _see_allowed(self) -> None:
+        """Raise `PullRefused` for what no client could pull, be it by digest."""
+        wanted = self._wanted
+        rule = self._cache.admission.rule(wanted.repository, wanted.digest or wanted.tag)
+        if rule is not None and not rule.allow:
+            refusal = self._cache.admission.refusal(wanted.repository, wanted.digest or wanted.tag)
+            raise PullRefused(f"{refusal} (the mirror would give it to nobody; change its rules first)")
 
     def _planned(self, anatomy: Anatomy, failure: str | None) -> Planned:
         planned = Planned(

@@ -194,7 +194,8 @@ class Prefetch:
         """Return how to ask an upstream; raise `NameUnknown` for one that is not mirrored."""
         if namespace not in self._askings:
             upstream = self._cache.upstream(namespace)
-            allowance = Allowance(upstream, self._order.budget, self._hear, self._timing)
+            kept = self._cache.thrift.kept_from_spare()
+            allowance = Allowance(upstream, self._order.budget, self._hear, self._timing, kept=kept)
             outage = Outage(namespace, self._hear, self._timing)
             self._askings[namespace] = Asking(self._cache, namespace, allowance, outage, self._timing)
         return self._askings[namespace]
