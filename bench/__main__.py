@@ -13,7 +13,22 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from bench import airgap, cold, crash, crowd, far_range, first_pull, large, offline, tag, tls, trace
+from bench import (
+    airgap,
+    cold,
+    crash,
+    crowd,
+    day,
+    endpoints,
+    far,
+    far_range,
+    first_pull,
+    large,
+    offline,
+    tag,
+    tls,
+    trace,
+)
 from bench.figures import Figure, document, table
 from bench.options import Options
 from bench.stage import BenchError
@@ -26,6 +41,7 @@ if TYPE_CHECKING:
 BENCHES: dict[str, Callable[[Path, Options], list[Figure]]] = {
     "crowd": crowd.run,
     "first_pull": first_pull.run,
+    "far": far.run,
     "far_range": far_range.run,
     "tag": tag.run,
     "crash": crash.run,
@@ -35,6 +51,8 @@ BENCHES: dict[str, Callable[[Path, Options], list[Figure]]] = {
     "large": large.run,
     "trace": trace.run,
     "airgap": airgap.run,
+    "day": day.run,
+    "endpoints": endpoints.run,
 }
 
 
@@ -43,6 +61,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all if none is given")
     parser.add_argument("--rounds", type=int, default=3, help="direct and mirrored in turn, so often (default: 3)")
     parser.add_argument("--peers", action="store_true", help="measure docker-registry as a proxy too")
+    parser.add_argument("--seed", type=int, default=Options.seed, help="which day `day` plays (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     asked = parser.parse_args()
     for name in asked.names:
@@ -57,7 +76,7 @@ def main() -> int:
         print(f"{name} … (load {os.getloadavg()[0]:.2f})", file=sys.stderr, flush=True)
         try:
             with room(f"bench-{name}") as place:
-                figures = BENCHES[name](place, Options(asked.rounds, asked.peers))
+                figures = BENCHES[name](place, Options(asked.rounds, asked.peers, asked.seed))
         except (BenchError, ProgramError):
             traceback.print_exc()
             broken += 1

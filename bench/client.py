@@ -9,7 +9,7 @@ A plan is either fetches that begin together, each on a connection of its own,
 or pulls of one image, one after the other, with `at_once` connections that are used again:
 
     {"do": "pull", "url": "http://127.0.0.1:5000", "repo": "library/app", "tag": "v1",
-     "at_once": 3, "times": 1, "head": true}
+     "at_once": 3, "times": 1, "head": true, "hash": false}
 
 The outcome is {"answers": [{method, path, status, bytes, seconds, sha256, error}], "seconds": …}. An answer's `seconds`
 are from the request to the last byte of the body; the other `seconds` is all of it.
@@ -89,6 +89,11 @@ class Connection(asyncio.BufferedProtocol):
         if self._hasher is not None:
             self.answer.sha256 = self._hasher.hexdigest()
         return self.answer
+
+    @property
+    def alive(self) -> bool:
+        """Whether more can be asked over it."""
+        return self._over.done() and self._transport is not None and not self._transport.is_closing()
 
     def close(self) -> None:
         """Hang up."""
@@ -182,7 +187,9 @@ async def pull(plan: dict[str, Any]) -> list[Answer]:
 
     async def work(connection: Connection) -> None:
         while blobs:
-            answers.append(await connection.ask("GET", blobs.pop(0)))
+            if not connection.alive:  # what broke off is over; the rest is still asked for
+                connection = await Connection.open(plan["url"])
+            answers.append(await connection.ask("GET", blobs.pop(0), hashed=plan.get("hash", False)))
         connection.close()
 
     others = [Connection.open(plan["url"]) for _ in range(plan.get("at_once", 3) - 1)]

@@ -48,6 +48,6 @@ def _compare(room: Path, options: Options, name: str, limit: float, **shape: Any
         median(f"{name}: pulled directly", direct, "s"),
         median(f"{name}: through the mirror", mirrored, "s", peer=peer_seconds),
         median(f"{name}: against direct", against, "x", limit),
-        worst(f"{name}: connections at once", peaks, "", 8),
+        worst(f"{name}: connections at once", peaks, "", 16),
         worst(f"{name}: copies from upstream", copies, "copies", 1.02),
     ]

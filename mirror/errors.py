@@ -122,7 +122,7 @@ class PullRefused(RequestError):
 
 
 class Quarantined(PullRefused):
-    """What a tag means now is newer than `min_age`, and nothing older is here. `until` is in seconds since the epoch."""
+    """What a tag means now is newer than `min_age`, and nothing older is here. `until`: seconds since the epoch."""
 
     def __init__(self, message: str, *, until: float) -> None:
         super().__init__(message)

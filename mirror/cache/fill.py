@@ -9,25 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 import structlog
 
 from mirror import metrics
 from mirror.cache.account import Account
+from mirror.cache.following import POLL, Following
 from mirror.cache.listeners import Listeners
 from mirror.cache.origins import Origins
 from mirror.cache.pulse import Pulse
 from mirror.cache.reader import FillReader
 from mirror.cache.running import RunningHash
+from mirror.cache.senders import Senders
 from mirror.cache.source import ENDLESS
 from mirror.cache.transfer import Transfer
+from mirror.config.values import ITSELF
 from mirror.errors import MirrorError, NoSpace, StoreError, UpstreamBroken, UpstreamUnavailable
-from mirror.store.part import VERIFIED, footprint
+from mirror.store.part import footprint
 from mirror.store.spans import Spans
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncIterator
 
     from mirror.cache.origins import Origin
     from mirror.cache.space import Space
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
     from mirror.store.blobs import BlobStore
     from mirror.store.index import Index
     from mirror.store.io import DiskThreads
-    from mirror.store.part import MapState, PartFile
+    from mirror.store.part import PartFile
     from mirror.upstream.protocol import BlobBody, Urgency
 
 log = structlog.get_logger(__name__)
@@ -43,8 +47,6 @@ log = structlog.get_logger(__name__)
 WITHHELD = 64 * 1024  # bytes at the end that wait for the verdict
 PATIENCE = 20.0  # seconds for each request to upstream, until its headers are here
 UNHURRIED = 3600.0  # the same while no client waits: what is read ahead waits for a place for as long as others take it
-FOLLOW_POLL = 0.02  # seconds between looks at the map of another process's fill
-ATTEMPTS = 2  # a wrong body is thrown away and fetched again once
 
 
 class Fill:
@@ -88,7 +90,8 @@ class Fill:
         self._demands: dict[object, tuple[int, int]] = {}
         self._account = Account(space, urgency)
         self._plain = False
-        self._following = False
+        self._senders = Senders(digest)
+        self._following: Following | None = None
 
     # --- for those who wait --------------------------------------------------------------------------------------
 
@@ -132,8 +135,8 @@ class Fill:
         self._demands[reader] = (position, stop)
         if self._transfer is not None:
             self._transfer.demand(reader, position, stop)
-        elif self._following and self._part is not None and self.size is not None and position < self.size:
-            self._part.want(position)
+        elif self._following is not None:
+            self._following.demand(position)
 
     def leave(self, reader: object) -> None:
         """Hear that a client has what it wanted, or has gone."""
@@ -173,19 +176,23 @@ class Fill:
         self._close()
         part = self._part = await self._blobs.part(self.digest)
         if not part.try_lock():
-            await self._follow(part)
+            self._following = Following(self, part, self._blobs, self._threads)
+            try:
+                await self._following.run()
+            finally:
+                self._following = None
             return
         current = part.current()
         if self._blobs.size(self.digest) is not None:
             if current:
                 await self._threads.run(part.discard)
-            self._adopt()
+            self.adopt()
             if not self._stored:
-                await asyncio.sleep(FOLLOW_POLL)  # somebody is about to take it away
+                await asyncio.sleep(POLL)  # somebody is about to take it away
         elif current:
             await self._own(part)
 
-    def _adopt(self) -> None:
+    def adopt(self) -> None:
         """Take the content that another process has made whole."""
         opened = self._blobs.open(self.digest)
         if opened is None:
@@ -193,11 +200,11 @@ class Fill:
         file, self.size = opened
         self.spans = Spans()
         self.spans.add(0, self.size)
-        self._attach(file, self._version[1] if self._version else 0)
+        self.attach(file, self._version[1] if self._version else 0)
         self.verified = self._stored = True
         self.pulse.beat()
 
-    def _attach(self, file: BinaryIO, generation: int) -> None:
+    def attach(self, file: BinaryIO, generation: int) -> None:
         """Go on in `file`. Those who were sent bytes of another file, or another generation of it, break off."""
         version = (os.fstat(file.fileno()).st_ino, generation)
         if self._version not in (None, version):
@@ -227,6 +234,7 @@ class Fill:
             await self._resume(part)
             await self._fetch_right(part)
             assert self.size is not None  # noqa: S101  # what is verified has a size
+            self._senders.right(self.size)
             self.verified = True
             self.pulse.beat()
             await self.origins.link()
@@ -249,26 +257,30 @@ class Fill:
         await self._account.hold(footprint(state.size))
         self._account.landed(part.allocated())
         self.size, self.spans = state.size, state.spans
-        self._attach(part.file, state.generation)
+        self._senders.resumed()
+        self.attach(part.file, state.generation)
         log.info("fill goes on", digest=str(self.digest), here=self.spans.total(), size=self.size)
 
     async def _fetch_right(self, part: PartFile) -> None:
-        """Fetch; a wrong body is thrown away and fetched again once."""
-        for attempt in range(1, ATTEMPTS + 1):
+        """Fetch; a wrong body is thrown away and fetched again: once, or until nobody is left who may be right."""
+        attempt = 1
+        while True:
             try:
                 await self._fetch(part)
             except UpstreamBroken as error:
+                self._senders.wrong(verdict=False)
                 self.generation += 1
                 self._version = None
                 self._forget()
                 self._expected = None  # it may have been what was wrong
                 self._plain = True  # asked in the plainest way upstream is most often right
                 await self._threads.run(part.clear)
-                if attempt == ATTEMPTS:
+                if attempt >= self._senders.attempts:
                     raise
                 log.warning("wrong content is fetched again", digest=str(self.digest), error=str(error))
             else:
                 return
+            attempt += 1
 
     async def _fetch(self, part: PartFile) -> None:
         """Fetch what is missing and hash it all; raise `UpstreamBroken` where the hash is not the digest."""
@@ -288,6 +300,7 @@ class Fill:
             hashing.cancel()
             await asyncio.gather(hashing, return_exceptions=True)
         if not matches:
+            self._senders.wrong(verdict=True)
             raise UpstreamBroken(
                 f"{self.namespace} sent content for {self.digest} that is not what the digest says",
                 namespace=self.namespace,
@@ -306,39 +319,20 @@ class Fill:
         self.spans = Spans()
         self.pulse.beat()
 
-    # --- another process fills -----------------------------------------------------------------------------------
-
-    async def _follow(self, part: PartFile) -> None:
-        """Read the map of whoever fills until it is done, or has gone."""
-        self._following = True
-        try:
-            while True:
-                state = part.read_map()
-                if state is not None and (state.size is not None or state.spans.total()):
-                    self._take_in(part, state)
-                if self._blobs.size(self.digest) is not None:
-                    await self._threads.run(part.share)  # clients of this process are sent bytes from it
-                    self._adopt()
-                    return
-                if not part.try_lock():
-                    await asyncio.sleep(FOLLOW_POLL)
-                elif self._blobs.size(self.digest) is None:
-                    return  # whoever filled has ended; look again from the start
-        finally:
-            self._following = False
-
-    def _take_in(self, part: PartFile, state: MapState) -> None:
-        self.size, self.spans = state.size, state.spans
-        self._attach(part.file, state.generation)
-        if state.state == VERIFIED and state.size is not None and state.spans.covers(0, state.size):
-            self.verified = True  # the withheld end goes out; the name follows, and is not waited for
-            self.pulse.beat()
-
     # --- what the transfer works with ------------------------------------------------------------------------------
 
-    def open(self, start: int, stop: int | None, urgency: Urgency) -> AbstractAsyncContextManager[BlobBody]:
-        """See `transfer.Target.open`."""
-        return self.origins.open(start, stop, urgency, patience=PATIENCE if urgency.urgent else UNHURRIED)
+    @asynccontextmanager
+    async def open(self, start: int, stop: int | None, urgency: Urgency) -> AsyncIterator[BlobBody]:
+        """See `transfer.Target.open`. Another size than a manifest says is believed of the registry itself alone."""
+        patience = PATIENCE if urgency.urgent else UNHURRIED
+        asked = self.origins.open(start, stop, urgency, patience=patience, avoid=self._senders.avoid)
+        async with self._senders.opened(asked) as body:
+            known = self.size if self.begun and self.size is not None else self._expected
+            if body.size is not None and known not in (None, body.size) and body.sender.label != ITSELF:
+                self._senders.broke(body.sender)
+                text = f"{body.sender.label} says that {self.digest} has {body.size} bytes, where {known} were due"
+                raise (UpstreamUnavailable if self.begun else UpstreamBroken)(text, namespace=self.namespace)
+            yield body
 
     async def begin(self, size: int | None) -> None:
         """See `transfer.Target.begin`: reserve the space, make the file."""
@@ -356,7 +350,7 @@ class Fill:
         await self._threads.run(part.begin, size)
         self._account.landed(part.allocated())
         self.size = size
-        self._attach(part.file, part.generation)
+        self.attach(part.file, part.generation)
 
     async def land(self, piece: bytes, offset: int) -> int:
         """See `transfer.Target.land`. What is here already stays as it is: it has been hashed, and sent."""

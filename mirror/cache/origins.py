@@ -14,6 +14,7 @@ from mirror.store.changes import Linked, Stored
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from mirror.errors import MirrorError
     from mirror.oci.digest import Digest
@@ -75,10 +76,24 @@ class Origins:
         return origin
 
     @asynccontextmanager
-    async def open(self, start: int, stop: int | None, urgency: Urgency, *, patience: float) -> AsyncIterator[BlobBody]:
+    async def open(
+        self, start: int, stop: int | None, urgency: Urgency, *, patience: float, avoid: frozenset[str] = frozenset()
+    ) -> AsyncIterator[BlobBody]:
         """Ask for bytes, see `upstream.protocol.Upstream.blob`."""
         async with AsyncExitStack() as stack:
-            origin, body = await self._first(stack, start, stop, urgency, patience)
+
+            def ask(origin: Origin) -> AbstractAsyncContextManager[BlobBody]:
+                return origin.upstream.blob(
+                    origin.repository,
+                    self._digest,
+                    start=start,
+                    stop=stop,
+                    urgency=urgency,
+                    patience=patience,
+                    avoid=avoid,
+                )
+
+            origin, body = await self._first(stack, ask)
             if not origin.served:
                 origin.served, origin.public = True, body.public
                 self._moved()
@@ -103,15 +118,12 @@ class Origins:
             log.warning("stored, and not recorded until the next survey", digest=str(self._digest), error=str(error))
 
     async def _first(
-        self, stack: AsyncExitStack, start: int, stop: int | None, urgency: Urgency, patience: float
+        self, stack: AsyncExitStack, ask: Callable[[Origin], AbstractAsyncContextManager[BlobBody]]
     ) -> tuple[Origin, BlobBody]:
         while True:
             origin = self._all[0]
-            opening = origin.upstream.blob(
-                origin.repository, self._digest, start=start, stop=stop, urgency=urgency, patience=patience
-            )
             try:
-                return origin, await stack.enter_async_context(opening)
+                return origin, await stack.enter_async_context(ask(origin))
             except (UpstreamNotFound, UpstreamDenied) as error:
                 origin.refused = error
                 if origin in self._all and len(self._all) > 1:  # another connection may have heard it sooner

@@ -14,6 +14,7 @@ import structlog
 from cachetools import TTLCache
 
 from mirror import metrics
+from mirror.cache.senders import Senders
 from mirror.cache.stream import Stream
 from mirror.errors import MirrorError, NoSpace, Overloaded, UpstreamBroken
 from mirror.upstream.protocol import Urgency
@@ -60,11 +61,13 @@ class Passage:
         reason: str,
         failed: Callable[[MirrorError], None],
         leave: Callable[[], None],
+        senders: Senders,
     ) -> None:
         """`start` begins a stream: from where, up to where, and how large the blob is as far as is known.
 
         `size` is what a descriptor gives, if anything, and `first` the offset at which the client wants to begin.
-        `reason` is the metrics' word for why it is not kept. `failed` hears what goes wrong, `leave` of the end.
+        `reason` is the metrics' word for why it is not kept. `failed` hears what goes wrong, `leave` of the end;
+        `senders` are those that the streams ask.
         """
         self.size = size
         self._start = start
@@ -72,6 +75,7 @@ class Passage:
         self._bytes = metrics.STREAMED_BYTES.labels(reason)
         self._failed = failed
         self._leave = leave
+        self._senders = senders
         self._stream: Stream | None = None
         self._told = False  # it was upstream that said the size
         self._given = False  # the client may have been told a size, or sent bytes
@@ -86,7 +90,7 @@ class Passage:
 
         Raises `MirrorError` where they will not come. As long as the client has been told nothing, `size` may change.
         """
-        tries = 1 if self._given else 2
+        wrong = 0
         while True:
             if self._told and position >= (self.size or 0) > 0:
                 return position
@@ -97,8 +101,8 @@ class Passage:
                 raise
             except UpstreamBroken as error:
                 self._fail(error)
-                tries -= 1
-                if not tries:
+                wrong += 1
+                if self._given or wrong >= self._senders.attempts:
                     raise
                 self._first = 0  # asked in the plainest way upstream is most often right
                 continue
@@ -245,16 +249,29 @@ class Passages:
         if self._note is not None:
             self._note(repository, digest)
 
+        senders = Senders(digest)
+
         def ask(start: int, stop: int | None, patience: float) -> AbstractAsyncContextManager[BlobBody]:
             # The stream's own task asks, and counts as a user of these upstreams until it ends (`Generations`).
-            upstream, urgency = self._upstreams.of(namespace), Urgency(urgent=True)
-            return upstream.blob(repository, digest, start=start, stop=stop, urgency=urgency, patience=patience)
+            upstream = self._upstreams.of(namespace)
+            return senders.opened(
+                upstream.blob(
+                    repository,
+                    digest,
+                    start=start,
+                    stop=stop,
+                    urgency=Urgency(urgent=True),
+                    patience=patience,
+                    avoid=senders.avoid,
+                )
+            )
 
         def begin(start: int, stop: int | None, size: int | None) -> Stream:
             stream = Stream(
                 digest,
                 ask,
                 self._threads,
+                senders=senders,
                 namespace=namespace,
                 start=start,
                 stop=stop,
@@ -269,7 +286,9 @@ class Passages:
             if isinstance(why, UpstreamBroken):
                 self._wrong[namespace, digest] = self._wrong.get((namespace, digest), 0) + 1
 
-        return Passage(begin, size=size, first=first, reason=reason, failed=failed, leave=self._places.release)
+        return Passage(
+            begin, size=size, first=first, reason=reason, failed=failed, leave=self._places.release, senders=senders
+        )
 
     async def close(self) -> None:
         """End those that are under way."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from hashlib import _Hash
 
+    from mirror.cache.senders import Senders
     from mirror.oci.digest import Digest
     from mirror.store.io import DiskThreads
     from mirror.upstream.protocol import BlobBody
@@ -59,6 +60,7 @@ class Stream:
         ask: Ask,
         threads: DiskThreads,
         *,
+        senders: Senders,
         namespace: str,
         start: int,
         stop: int | None,
@@ -67,7 +69,7 @@ class Stream:
     ) -> None:
         """`stop` None stands for the end, wherever it is; `size` is what a descriptor gives; `patience` in seconds.
 
-        What begins at 0 and has no `stop` is the whole, and verified.
+        What begins at 0 and has no `stop` is the whole, and verified. `senders` are those that `ask` asks.
         """
         self.digest = digest
         self.size = size  # bytes of the whole; what upstream says of it counts more
@@ -75,6 +77,7 @@ class Stream:
         self.stop = stop  # the end, once it is known
         self._ask = ask
         self._threads = threads
+        self._senders = senders
         self.namespace = namespace
         self._patience = patience
         self.told = False  # upstream has said the size
@@ -155,7 +158,12 @@ class Stream:
             self._moved.beat()
 
     def _verify(self) -> None:
-        if self._hasher is not None and self._hasher.hexdigest() != self.digest.hex:
+        if self._hasher is None:
+            return
+        if self._hasher.hexdigest() == self.digest.hex:
+            self._senders.right(self._at)
+        else:
+            self._senders.wrong(verdict=True)
             raise self._broken(f"sent content for {self.digest} that is not what the digest says")
 
     async def _attempt(self) -> None:

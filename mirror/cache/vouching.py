@@ -113,6 +113,7 @@ class Vouching:
             async for piece in body.pieces():
                 await self._threads.run(hasher.update, piece)
         if hasher.hexdigest() != digest.hex:
+            body.sender.lied(f"what it sent for {digest} is not what the digest says")
             where = repository.namespace
             text = f"{where} sent content for {digest} that is not what the digest says"
             raise UpstreamBroken(text, namespace=where)

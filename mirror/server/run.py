@@ -25,6 +25,7 @@ from mirror.server.loop_lag import LoopLag
 from mirror.server.policy import Policy
 from mirror.store.store import Store
 from mirror.upstream.registries import Registries
+from mirror.upstream.via import Crossings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -38,7 +39,15 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _LINE = 64 * 1024  # bytes of a request line or header: tokens in `Authorization` grow long
-_NOT_OF_UPSTREAMS = ("server", "storage", "default_upstream", "freshness", "pulls", "budget", "log")  # keys that they do not go by
+_NOT_OF_UPSTREAMS = (
+    "server",
+    "storage",
+    "default_upstream",
+    "freshness",
+    "pulls",
+    "budget",
+    "log",
+)  # keys that they do not go by
 _LAST = 1.0  # seconds that a connection gets to end once everything else has
 
 
@@ -102,16 +111,26 @@ class Server:
         several processes that are one mirror get them.
         """
         instance = instance or secrets.token_hex(8)
-        make_upstreams = partial(Registries, instance=instance, request_id=_request_id)
         store = Store.open(config.storage)
         stack.callback(store.close)
+        crossings = Crossings(instance)
+        make_upstreams = partial(
+            Registries,
+            instance=instance,
+            request_id=_request_id,
+            book=store.dealings,
+            clock=clock,
+            crossings=crossings,
+        )
         cache = Cache(config, store, upstreams or make_upstreams(config), clock=clock)
         stack.push_async_callback(cache.close)
         health = health or Health()
         policy = Policy.of(config)
         connections = Connections(policy)
         access = access_record(config.log.access_file)
-        front = Front(cache, policy, health, store.threads, connections, instance=instance, access=access)
+        front = Front(
+            cache, policy, health, store.threads, connections, instance=instance, access=access, crossings=crossings
+        )
         stack.push_async_callback(front.close)
         stack.callback(LoopLag().close)
         http = HttpServer(

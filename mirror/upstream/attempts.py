@@ -6,7 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
 from mirror.errors import UpstreamError, UpstreamLimited, UpstreamUnavailable
-from mirror.upstream.backoff import LONGEST_WAIT, TRIES, Rests, delay
+from mirror.upstream.backoff import LONGEST_WAIT, TRIES, delay
+from mirror.upstream.logins import NoCredentials
+from mirror.upstream.turns import Resting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from mirror.upstream.wire import Wire
 
 _T = TypeVar("_T")
+
+_FOR_A_REST = 0.1  # of a caller's patience; who has little of it has something else to answer with
 
 
 class Attempts:
@@ -23,9 +27,10 @@ class Attempts:
     is not wholly here must not be begun (promise 8).
     """
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, *, once: bool = False) -> None:
+        """`once`: nothing is tried again here, since whoever asks does so, or asks elsewhere."""
         self._wire = wire
-        self._rests = Rests()
+        self._once = once
         self._down = False
         self._away = True
 
@@ -39,38 +44,42 @@ class Attempts:
         self._away = value
         self._wire.tell_away(away=value)
 
-    async def run(
-        self, kind: str, method: str, patience: float, attempt: Callable[[asyncio.Timeout], Awaitable[_T]]
-    ) -> _T:
+    async def run(self, kind: str, patience: float, attempt: Callable[[asyncio.Timeout], Awaitable[_T]]) -> _T:
         """Return what `attempt` returns, trying again where there was no answer, or a 5xx, or a short `Retry-After`.
 
+        The end of a rest (a 429) is waited for only where it is near: `LONGEST_WAIT` and a tenth of `patience` at most.
         `attempt` is given the timer of the whole: once it has headers it may put the end off to read a body. While the
         upstream is known to be down, because all of that failed last time, one attempt is all.
         """
-        rest_key = f"{kind} {method}"
-        tries = 1 if self._down else TRIES
+        tries = 1 if self._down or self._once else TRIES
+        longest = min(LONGEST_WAIT, patience * _FOR_A_REST)
         try:
             async with asyncio.timeout(patience) as timer:
                 deadline = timer.when() or 0.0
-                await self._rest(rest_key, deadline)
                 for number in range(tries):
                     timer.reschedule(deadline)
                     try:
-                        result = await attempt(timer)
+                        result = await self._attempt(attempt, timer, deadline, longest)
+                    except Resting:
+                        raise  # nothing was asked, so nothing is known of where it is
+                    except NoCredentials:
+                        self.away = True
+                        raise  # a program that fails is not run again so soon
                     except (UpstreamLimited, UpstreamUnavailable) as error:
                         self.away = True
-                        wait = self._wait(error, rest_key, number)
-                        if number + 1 == tries or wait > LONGEST_WAIT or not _fits(wait, deadline):
+                        wait = _wait(error, number)
+                        most = longest if isinstance(error, UpstreamLimited) else LONGEST_WAIT
+                        if number + 1 == tries or wait > most or not _fits(wait, deadline):
                             self._down = isinstance(error, UpstreamUnavailable)
                             raise
                         timer.reschedule(deadline)
                         await asyncio.sleep(wait)
                     except UpstreamError as error:
                         if error.upstream_status is not None:  # it answered, whatever it was
-                            self._answered(rest_key)
+                            self.away = self._down = False
                         raise
                     else:
-                        self._answered(rest_key)
+                        self.away = self._down = False
                         return result
         except TimeoutError:
             self.away = self._down = True
@@ -80,27 +89,30 @@ class Attempts:
             ) from None
         raise AssertionError("the last attempt either returns or raises")
 
-    def _answered(self, rest_key: str) -> None:
-        self.away = self._down = False
-        self._rests.answered(rest_key)
+    async def _attempt(
+        self,
+        attempt: Callable[[asyncio.Timeout], Awaitable[_T]],
+        timer: asyncio.Timeout,
+        deadline: float,
+        longest: float,
+    ) -> _T:
+        """Make one attempt; where a rest is nearly over, wait for its end first."""
+        try:
+            return await attempt(timer)
+        except Resting as rest:
+            wait = rest.retry_after or 0.0
+            if self._once or wait > longest or not _fits(wait, deadline):
+                raise
+            timer.reschedule(deadline)
+            await asyncio.sleep(wait)
+            return await attempt(timer)
 
-    def _wait(self, error: UpstreamError, rest_key: str, number: int) -> float:
-        if isinstance(error, UpstreamLimited):
-            error.retry_after = self._rests.limited(rest_key, error.retry_after)
-            return error.retry_after
-        return max(delay(number), error.retry_after or 0.0)
 
-    async def _rest(self, rest_key: str, deadline: float) -> None:
-        remaining = self._rests.remaining(rest_key)
-        if remaining > LONGEST_WAIT or not _fits(remaining, deadline):
-            raise UpstreamLimited(
-                f"{self._wire.namespace} limits requests and asked to be left alone for {remaining:.0f} s more",
-                namespace=self._wire.namespace,
-                upstream_status=429,
-                retry_after=remaining,
-            )
-        if remaining:
-            await asyncio.sleep(remaining)
+def _wait(error: UpstreamError, number: int) -> float:
+    """Return the seconds until the next attempt after number `number` (0 is the first)."""
+    if isinstance(error, UpstreamLimited) and error.retry_after is not None:
+        return error.retry_after
+    return max(delay(number), error.retry_after or 0.0)
 
 
 def _fits(wait: float, deadline: float) -> bool:

@@ -16,12 +16,12 @@ from mirror.errors import UpstreamBroken, UpstreamDenied, UpstreamError, Upstrea
 from mirror.upstream import redirect
 from mirror.upstream.backoff import parse_retry_after
 from mirror.upstream.challenge import Challenge, first
-from mirror.upstream.logins import LoginRefused
+from mirror.upstream.logins import LoginRefused, Nobody
 from mirror.upstream.tokens import MAX_BODY, Token, TokenKey, Tokens, parse_token
 from mirror.upstream.wire import quote_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mirror.upstream.logins import Login
     from mirror.upstream.trust import Trust
@@ -50,15 +50,30 @@ class Authorizer:
     Credentials are looked for only once a challenge wants them.
     """
 
-    def __init__(self, origin: URL, wire: Wire, trust: Trust, login: Login | None = None) -> None:
+    def __init__(
+        self,
+        origin: URL,
+        wire: Wire,
+        trust: Trust,
+        login: Login | None = None,
+        *,
+        known: Callable[[], tuple[str, ...]] | None = None,
+    ) -> None:
+        """`login` is None for hosts that are to see no credentials; `known` returns what others have shown there."""
         self._origin = origin
         self._wire = wire
         self._trust = trust
-        self._login = login
+        self._login = login or Nobody()
+        self._known_secrets = known or self.secrets
         self._tokens = Tokens()
         self._refusals: TTLCache[TokenKey, LoginRefused] = TTLCache(256, _REFUSED_FOR)
         self._learnt: Challenge | None = None
         self._warned: set[str] = set()
+
+    @property
+    def identified(self) -> bool:
+        """Whether its credentials have got a token that is still good."""
+        return self._tokens.identified
 
     async def known(self, scopes: tuple[str, ...] | None) -> Authorization | None:
         """Return what this origin is known to want for `scopes`, or None where it must be asked.
@@ -82,7 +97,7 @@ class Authorizer:
     def may_meet(self, challenges: Sequence[Challenge]) -> bool:
         """Say whether there is anything to answer these challenges with: a token service, or credentials."""
         return first(challenges, "bearer") is not None or (
-            self._login is not None and first(challenges, "basic") is not None
+            not isinstance(self._login, Nobody) and first(challenges, "basic") is not None
         )
 
     def refused(self, used: Authorization) -> None:
@@ -119,7 +134,7 @@ class Authorizer:
 
     def secrets(self) -> tuple[str, ...]:
         """Return what must not be repeated to anyone: passwords, plain and as they are sent, and every token."""
-        return (*self._tokens.values(), *(self._login.secrets() if self._login else ()), *self._wire.secrets())
+        return (*self._tokens.values(), *self._login.secrets(), *self._wire.secrets())
 
     async def close(self) -> None:
         """End token fetches that are under way."""
@@ -127,7 +142,7 @@ class Authorizer:
 
     async def _shown(self, *kinds: Kind) -> Credentials | None:
         """Return the credentials, if there are any and they are of one of these kinds."""
-        found = await self._login.credentials() if self._login is not None else None
+        found = await self._login.credentials()
         return found if found is not None and found.kind in kinds else None
 
     async def _offered(self) -> Credentials | None:
@@ -250,7 +265,7 @@ class Authorizer:
 
     async def _token_refused(self, answer: Answer, shown: Credentials | None) -> UpstreamError:
         body = await self._wire.read_error(answer)
-        said = quote_error(body, self.secrets())
+        said = quote_error(body, self._known_secrets())
         tail = f": {said}" if said else ""
         namespace, status, host = self._wire.namespace, answer.status, answer.url.host
         if status in (401, 403):
@@ -277,7 +292,7 @@ class Authorizer:
 
     async def refusal(self, answer: Answer, shown: Credentials) -> LoginRefused:
         """Return the error for a registry that refuses what it was shown."""
-        said = quote_error(await self._wire.read_error(answer), self.secrets())
+        said = quote_error(await self._wire.read_error(answer), self._known_secrets())
         return LoginRefused(
             f"{self._wire.namespace}: {self._origin.host} refused {named(shown)} ({answer.status})"
             + (f": {said}" if said else ""),

@@ -9,19 +9,32 @@ from mirror.oci.mediatype import bare
 from mirror.oci.range import parse_content_range
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from mirror.upstream.protocol import Sender
     from mirror.upstream.wire import Answer, Wire
 
 OK, PARTIAL = 200, 206
 
 
 class HttpBlobBody:
-    """`mirror.upstream.protocol.BlobBody` over HTTP. `failed` is called when the transfer breaks."""
+    """`mirror.upstream.protocol.BlobBody` over HTTP. `failed` is called when the transfer breaks.
+
+    `came` hears how many bytes came, and returns when the next may be taken (`Pacing.came`).
+    """
 
     def __init__(
-        self, wire: Wire, answer: Answer, asked: tuple[int, int | None] | None, failed: Callable[[], None]
+        self,
+        wire: Wire,
+        answer: Answer,
+        asked: tuple[int, int | None] | None,
+        failed: Callable[[], None],
+        *,
+        sender: Sender,
+        came: Callable[[int], Awaitable[None]],
     ) -> None:
+        self.sender = sender
+        self._came = came
         self._wire = wire
         self._answer = answer
         self._failed = failed
@@ -40,6 +53,7 @@ class HttpBlobBody:
                 position += len(piece)
                 if stop is not None and position > stop:
                     raise self._broken("sent more of a blob than its header says")
+                await self._came(len(piece))
                 yield piece
         except UpstreamError:
             self._failed()

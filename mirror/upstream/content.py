@@ -1,8 +1,9 @@
-"""What upstream's manifest bytes are: their digest and their media type, whatever the headers say."""
+"""What upstream's manifest bytes are: their digest and their media type, whatever the headers say; and how old."""
 
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,30 @@ from mirror.oci.mediatype import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 KNOWN = INDEXES | MANIFESTS
 _MEANINGLESS = frozenset({"", "text/plain", OCTET_STREAM, "binary/octet-stream", "application/json"})
 _DECODERS = {"gzip": 31, "x-gzip": 31, "deflate": 47}  # zlib's window bits: gzip alone, or whichever it is
+
+_WARNING = re.compile(r'\b299 \S{1,255} "((?:[^"\\]|\\.){0,1000})"')  # RFC 7234 §5.5; 299 is what a mirror calls stale
+_MAX_AGE = 10 * 365 * 86400.0  # seconds
+_SHOWN = 300  # characters
+
+
+def staleness(warnings: Iterable[str]) -> str | None:
+    """Return why a mirror that is the upstream could not ask whether what it sends still holds; None: it did ask."""
+    for header in warnings:
+        if (match := _WARNING.search(header[:2000])) is not None:
+            said = re.sub(r"\\(.)", r"\1", match[1])
+            return "".join(c if c.isprintable() else " " for c in said)[:_SHOWN].removeprefix("stale: ")
+    return None
+
+
+def age_of(headers: Mapping[str, str]) -> float:
+    """Return the seconds since such a mirror asked: `Age` (RFC 9111 §5.1); 0 where it cannot be read."""
+    text = headers.get("Age", "").strip()
+    return min(float(text[:12]), _MAX_AGE) if text.isascii() and text.isdigit() else 0.0
 
 
 def header_digest(headers: Mapping[str, str]) -> Digest | None:

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from mirror.config.credentials import Credentials
-from mirror.errors import UpstreamUnavailable
 from mirror.log import scrub_text
+from mirror.upstream.accounts import ANONYMOUS
+from mirror.upstream.logins import NoCredentials, named_after
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
@@ -64,7 +65,9 @@ class Program:
     One run at a time; while a run fails, the last good credentials are used for as long as they last.
     """
 
-    def __init__(self, command: tuple[str, ...], server: str, *, namespace: str) -> None:
+    def __init__(self, command: tuple[str, ...], server: str, *, namespace: str, name: str | None = None) -> None:
+        """`name` is what it is called; None: as the program is, whose arguments may be secret."""
+        self._name = name
         self._command = command
         self._server = server
         self._namespace = namespace
@@ -75,6 +78,15 @@ class Program:
         self._not_before = 0.0  # monotonic: no run before this, since the last one failed
         self._asked_again: tuple[Credentials, float] | None = None
         self._run: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        """See `Login.name`."""
+        if self._name is not None:
+            return self._name
+        if self._given is not None and self._given.credentials is None:
+            return ANONYMOUS
+        return named_after(self._command[0].rpartition("/")[2])
 
     async def credentials(self) -> Credentials | None:
         """See `Login.credentials`."""
@@ -147,8 +159,8 @@ class Program:
                 cause=why,
             )
 
-    def _unavailable(self) -> UpstreamUnavailable:
-        return UpstreamUnavailable(
+    def _unavailable(self) -> NoCredentials:
+        return NoCredentials(
             f"{self._namespace}: there are no credentials: {self._command[0]} {self._failure or 'was broken off'}",
             namespace=self._namespace,
         )

@@ -44,6 +44,7 @@ class TagPage:
 
     tags: tuple[str, ...]
     more: bool  # upstream says that there is a next page
+    stale: str | None = None  # as in `ManifestHead`
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class ReferrersBody:
 
     body: bytes
     public: bool
+    stale: str | None = None  # as in `ManifestHead`
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +128,16 @@ class Upstream(Protocol):
 
     namespace: str
     label: str  # what metrics call it: its namespace, or `*` for one that only the wildcard admits
-    away: bool  # the last contact failed, or there has been none, or the mirror is offline
 
-    accounts: Accounts  # its credentials, and what it said of each
+    @property
+    def away(self) -> bool:
+        """Whether the last contact failed, or there has been none, or the mirror is offline."""
+        ...
+
+    @property
+    def accounts(self) -> Accounts:
+        """Its credentials, and what it said of each."""
+        ...
 
     @property
     def budget(self) -> Budget | None:
@@ -158,9 +167,9 @@ class Upstream(Protocol):
 
         A `Range` header is sent only where `start` or `stop` is given. What is not urgent is read-ahead: it waits
         behind whatever is urgent, and holds at most six of the eight places for blobs of this upstream. Leaving the
-        context early closes the connection, leaving it after the last byte keeps it for reuse. An answer whose
-        `avoid` names endpoints that are asked only where there is no other. An answer whose `Content-Range` is not what was asked for raises `UpstreamBroken`; a 200 to a range is an answer (`ranged` is
-        False, `start` 0); a 416 raises `UpstreamBroken`.
+        context early closes the connection, leaving it after the last byte keeps it for reuse. `avoid` names endpoints
+        that are asked only where there is no other. An answer whose `Content-Range` is not what was asked for raises
+        `UpstreamBroken`; a 200 to a range is an answer (`ranged` is False, `start` 0); a 416 raises `UpstreamBroken`.
         """
         ...
 

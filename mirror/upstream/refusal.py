@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from mirror.errors import (
@@ -43,10 +44,22 @@ def refusal(namespace: str, answer: Answer, what: str, body: bytes, secrets: tup
         kind, verb = UpstreamUnavailable, "failed to send"
     elif status < 300:  # noqa: PLR2004
         kind, verb = UpstreamBroken, "sent something else than"
+    if kind is UpstreamUnavailable and _code(body) == UpstreamLimited.code:
+        # A mirror, whose own upstream limits it. This is about what was asked for: it gives what it has.
+        kind, verb = UpstreamLimited, "is limited itself, and did not send"
     said = quote_error(body, secrets)
     return kind(
         f"{namespace} {verb} {what} (it answered {status}{': ' + said if said else ''})",
         namespace=namespace,
         upstream_status=status,
-        retry_after=parse_retry_after(answer.headers.get("Retry-After")),
+        retry_after=answer.rest if answer.rest is not None else parse_retry_after(answer.headers.get("Retry-After")),
     )
+
+
+def _code(body: bytes) -> str | None:
+    """Return the code of the first error of an OCI error body."""
+    try:
+        code = json.loads(body)["errors"][0]["code"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return code if isinstance(code, str) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NoReturn
 from weakref import WeakSet
@@ -9,8 +10,16 @@ from weakref import WeakSet
 from cachetools import LRUCache
 from yarl import URL
 
+from mirror.config.values import ITSELF
 from mirror.errors import ConfigError, NameUnknown, UpstreamAway
+from mirror.store.dealings import Dealings
+from mirror.upstream.accounts import Accounts
+from mirror.upstream.asking import LastAnswer
+from mirror.upstream.circuit import Circuit
+from mirror.upstream.endpoint import Endpoint
+from mirror.upstream.endpoints import Endpoints
 from mirror.upstream.login_files import logins_of, watch_auth_file
+from mirror.upstream.pacing import Pacing
 from mirror.upstream.reach import Reach
 from mirror.upstream.registry import Registry
 from mirror.upstream.route import Route
@@ -18,6 +27,7 @@ from mirror.upstream.sessions import Sessions
 from mirror.upstream.slots import Slots
 from mirror.upstream.tls import Tls
 from mirror.upstream.trust import Trust
+from mirror.upstream.via import Crossings
 from mirror.upstream.wire import Wire
 
 if TYPE_CHECKING:
@@ -28,6 +38,7 @@ if TYPE_CHECKING:
     from mirror.config.credentials import AuthFile
     from mirror.oci.digest import Digest
     from mirror.oci.name import Reference, Repository
+    from mirror.upstream.logins import Logins
     from mirror.upstream.protocol import (
         BlobBody,
         ManifestBody,
@@ -48,12 +59,26 @@ _STRANGERS_BLOBS = 64  # blobs on their way from all of those together
 class Registries:
     """`mirror.upstream.protocol.Upstreams` over HTTP.
 
-    `instance` names this mirror in `Via`, so that it knows its own requests; `request_id` returns the id of the request
-    that is being answered, if there is one. Nothing is dialled and no program run before somebody asks; files of
-    credentials and certificates are read, and `ConfigError` raised for one that cannot be used.
+    `instance` names this mirror in `Via`, so that it knows its own requests, and `crossings` where it is asked by whom
+    it asks; `request_id` returns the id of the request that is being answered, if there is one. `book` keeps what is
+    learnt of upstreams, in memory where there is none; `clock` gives seconds since the epoch. Nothing is dialled and no
+    program run before somebody asks; files of credentials and certificates are read, and `ConfigError` raised for one
+    that cannot be used.
     """
 
-    def __init__(self, config: Config, *, instance: str, request_id: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        instance: str,
+        request_id: Callable[[], str | None],
+        book: Dealings | None = None,
+        clock: Callable[[], float] = time.time,
+        crossings: Crossings | None = None,
+    ) -> None:
+        self._crossings = crossings or Crossings(instance)
+        self._book = book if book is not None else Dealings(None)
+        self._clock = clock
         self._sessions = Sessions(instance=instance, request_id=request_id)
         # Clients choose the names of those; what hangs there must not hold up the upstreams that are configured.
         self._strangers = Sessions(instance=instance, request_id=request_id)
@@ -63,7 +88,7 @@ class Registries:
         self._wildcard = config.wildcard
         self._refused = config.refused
         self._configured: dict[str, Upstream] = {}
-        self._registries: WeakSet[Registry] = WeakSet()
+        self._made: WeakSet[Registry | Endpoints] = WeakSet()
         self._unnamed: LRUCache[str, Upstream] = LRUCache(_MAX_UNNAMED)
         problems: list[str] = []
         files = () if self._offline else _watch(config.credentials_files, problems)
@@ -92,18 +117,73 @@ class Registries:
 
     async def close(self) -> None:
         """Close every connection, and end token fetches that are under way."""
-        for registry in list(self._registries):
-            await registry.close()
+        for made in list(self._made):
+            await made.close()
         await self._sessions.close()
         await self._strangers.close()
 
-    def _configure(self, name: str, upstream: UpstreamConfig, files: tuple[Watched[AuthFile], ...]) -> Registry:
-        trust = Trust(URL(upstream.url), upstream.realms)
-        route = Route(upstream.proxies) if upstream.proxies is not None else self._route
+    def _configure(self, name: str, upstream: UpstreamConfig, files: tuple[Watched[AuthFile], ...]) -> Upstream:
+        pacing = Pacing(name, max_connections=upstream.max_connections, max_rate=upstream.max_rate)
+        if not upstream.endpoints:
+            return self._dialled(upstream, logins_of(upstream, files), pacing)
+        members = []
+        for endpoint in upstream.endpoints:
+            at = endpoint.at
+            label = ITSELF if endpoint.itself else endpoint.label
+            circuit = Circuit(name, label, book=self._book, clock=self._clock)
+            registry = self._dialled(at, logins_of(at, files), pacing, label=label, circuit=circuit)
+            members.append(
+                Endpoint(
+                    registry,
+                    circuit,
+                    self._crossings,
+                    authoritative=endpoint.authoritative,
+                    itself=endpoint.itself,
+                )
+            )
+        made = Endpoints(members, order=upstream.endpoint_order, places=pacing.slots)
+        self._made.add(made)
+        return made
+
+    def _dialled(
+        self,
+        at: UpstreamConfig,
+        logins: Logins,
+        pacing: Pacing,
+        *,
+        label: str = ITSELF,
+        circuit: Circuit | None = None,
+    ) -> Registry:
+        """Return one address of an upstream. With a `circuit` it is one of several, which share their places."""
+        trust = Trust(URL(at.url), at.realms)
+        route = Route(at.proxies) if at.proxies is not None else self._route
+        reach = Reach(trust, self._sessions.resolver)
         wire = Wire(
-            name, self._sessions, reach=Reach(trust, self._sessions.resolver), route=route, tls=Tls(upstream, trust)
+            at.name,
+            self._sessions,
+            reach=reach,
+            route=route,
+            tls=Tls(at, trust),
+            stall_timeout=at.stall_timeout,
+            stall_rate=at.stall_rate,
+            pacing=pacing,
         )
-        return self._keep(Registry(trust.registry, wire, logins=logins_of(upstream, files), trust=trust))
+        elsewhere = None if label == ITSELF else label
+        registry = Registry(
+            trust.registry,
+            wire,
+            logins=logins,
+            trust=trust,
+            accounts=Accounts(at.name, at.name, book=self._book, clock=self._clock, endpoint=elsewhere),
+            places=(pacing.slots,) if circuit is None else (),
+            sender=circuit,
+            ns=at.ns,
+            prefix=at.prefix,
+            last=LastAnswer(self._book, f"{at.name} {label}", self._clock),
+            once=circuit is not None,
+        )
+        self._made.add(registry)
+        return registry
 
     def _admit(self, name: str) -> Registry:
         """Return an upstream that only `"*"` admits. It is asked anonymously: a client chose it, nobody else."""
@@ -116,10 +196,9 @@ class Registries:
             raise NameUnknown(f"{name[:160]!r} is not the name of a registry")
         reach = Reach(None, self._strangers.resolver)
         wire = Wire(name, self._strangers, reach=reach, route=self._route, label=_UNNAMED)
-        return self._keep(Registry(url, wire, shared=self._strangers_slots))
-
-    def _keep(self, registry: Registry) -> Registry:
-        self._registries.add(registry)
+        accounts = Accounts(name, None, book=self._book, clock=self._clock)
+        registry = Registry(url, wire, places=(wire.pacing.slots, self._strangers_slots), accounts=accounts)
+        self._made.add(registry)
         return registry
 
 
@@ -149,6 +228,7 @@ class Away:
     def __init__(self, namespace: str, label: str) -> None:
         self.namespace = namespace
         self.label = label
+        self.accounts = Accounts(namespace, None, book=Dealings(None), clock=time.time)
 
     async def head(self, repository: Repository, reference: Reference, *, patience: float) -> ManifestHead:  # noqa: ARG002
         """See `Upstream.head`."""
@@ -168,6 +248,7 @@ class Away:
         stop: int | None = None,  # noqa: ARG002
         urgency: Urgency,  # noqa: ARG002
         patience: float,  # noqa: ARG002
+        avoid: frozenset[str] = frozenset(),  # noqa: ARG002
     ) -> AsyncIterator[BlobBody]:
         """See `Upstream.blob`."""
         self._refuse()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+from cachetools import LRUCache
 
 from mirror import __version__
 from mirror.upstream import via
@@ -20,18 +24,24 @@ if TYPE_CHECKING:
     from mirror.upstream.tls import Context
 
 CONNECT = 10.0  # seconds for one connection, TLS included
-STALL = 30.0  # seconds without a byte after which a transfer counts as broken
+SILENCE = 1.0  # seconds without an answer after which a connection that was kept may be dead, …
+UNUSUAL = 4.0  # … and so many times what this server mostly takes
 
 _LINE = 64 * 1024  # bytes of a header: signed Locations and JWTs pass aiohttp's 8 KiB
 _BUFFER = 512 * 1024  # bytes; aiohttp stops reading from the socket at twice that
+_HOSTS = 1024  # servers of which is known how long they take
 _KEEPALIVE = 30.0  # seconds; most registries and balancers close idle connections after 60
 
 
 class Sessions:
-    """Four pools of connections, made when first needed.
+    """Pools of connections, made when first needed.
 
     Blobs have their own, so that they never stand in the way of manifests and tokens. Dials that are guarded
-    (`Reach`) have their own, which refuse addresses that are not public.
+    (`Reach`) have their own, which refuse addresses that are not public. A name's addresses are tried in turn, a
+    quarter of a second apart, IPv6 and IPv4 by turns (RFC 8305): the first that answers is taken.
+
+    A connection that was kept may be dead without anybody having said so: what stands between (NAT, a firewall) has
+    forgotten it. Where nothing comes over it for too long, the request goes out once more, over a new one.
     """
 
     def __init__(self, *, instance: str, request_id: Callable[[], str | None]) -> None:
@@ -42,7 +52,8 @@ class Sessions:
             "User-Agent": f"registry-mirror/{__version__}",
             "Accept-Encoding": "identity",  # the bytes are what is hashed
         }
-        self._pools: dict[tuple[bool, bool], aiohttp.ClientSession] = {}
+        self._pools: dict[tuple[bool, bool, bool], aiohttp.ClientSession] = {}
+        self._usual: LRUCache[tuple[str, str | None], float] = LRUCache(_HOSTS)  # seconds, by method and host
 
     async def request(
         self,
@@ -53,13 +64,18 @@ class Sessions:
         body: bytes | None = None,
         bulk: bool,
         guarded: bool,
+        again: bool,
+        stall: float,
+        buffer: int | None = None,
         tls: Context = None,
         proxy: Proxy | None = None,
     ) -> aiohttp.ClientResponse:
         """Send one request, following nothing; return the answer as soon as its headers are here.
 
-        `guarded`: only a public address is dialled. `tls` None is the usual trust store, `proxy` None no proxy. Raises
-        `aiohttp.ClientError`, `TimeoutError` or `AddressRefused`. The caller closes the answer.
+        `guarded`: only a public address is dialled. `again`: it costs nothing to ask a second time, where a connection
+        that was kept says nothing. `stall`: seconds without a byte, of the headers or the body, after which it counts
+        as broken. `buffer`: bytes that are held ready. `tls` None is the usual trust store, `proxy` None no proxy.
+        Raises `aiohttp.ClientError`, `TimeoutError` or `AddressRefused`. The caller closes the answer.
         """
         if guarded and is_private_host(url.host or ""):
             raise AddressRefused
@@ -78,15 +94,46 @@ class Sessions:
                     through["proxy_headers"] = shown  # for CONNECT alone
                 else:
                     sent |= shown
-        return await self._pool(bulk=bulk, guarded=guarded).request(
-            method,
-            url,
-            headers=sent,
-            data=body,
-            allow_redirects=False,
-            ssl=True if tls is None else tls,
+        options: dict[str, Any] = {
+            "headers": sent,
+            "data": body,
+            "allow_redirects": False,
+            "ssl": True if tls is None else tls,
+            "timeout": aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=stall),
+            "read_bufsize": buffer or _BUFFER,
             **through,
-        )
+        }
+        if not again:
+            return await self._pool(bulk=bulk, guarded=guarded).request(method, url, **options)
+        response = await self._unless_silent(method, url, options, bulk=bulk, guarded=guarded)
+        if response is None:
+            began = time.monotonic()
+            response = await self._pool(bulk=bulk, guarded=guarded, kept=False).request(method, url, **options)
+            self._took(method, url, time.monotonic() - began)
+        return response
+
+    async def _unless_silent(
+        self, method: str, url: URL, options: dict[str, Any], *, bulk: bool, guarded: bool
+    ) -> aiohttp.ClientResponse | None:
+        """Send a request; return None where it went over a connection that was kept, and that says nothing."""
+        began = time.monotonic()
+        silence = max(SILENCE, UNUSUAL * self._usual.get((method, url.host), 0.0))
+        try:
+            async with asyncio.timeout(None) as timer:
+                watch = SimpleNamespace(timer=timer, silence=silence)
+                response = await self._pool(bulk=bulk, guarded=guarded).request(
+                    method, url, trace_request_ctx=watch, **options
+                )
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            return None
+        self._took(method, url, time.monotonic() - began)
+        return response
+
+    def _took(self, method: str, url: URL, seconds: float) -> None:
+        usual = self._usual.get((method, url.host), seconds)
+        self._usual[method, url.host] = 0.7 * usual + 0.3 * seconds
 
     async def close(self) -> None:
         """Close every connection."""
@@ -95,25 +142,33 @@ class Sessions:
         self._pools.clear()
         await self.resolver.close()
 
-    def _pool(self, *, bulk: bool, guarded: bool) -> aiohttp.ClientSession:
-        session = self._pools.get((bulk, guarded))
+    def _pool(self, *, bulk: bool, guarded: bool, kept: bool = True) -> aiohttp.ClientSession:
+        session = self._pools.get((bulk, guarded, kept))
         if session is None:
-            session = self._pools[bulk, guarded] = self._make(guarded=guarded)
+            session = self._pools[bulk, guarded, kept] = self._make(guarded=guarded, kept=kept)
         return session
 
-    def _make(self, *, guarded: bool) -> aiohttp.ClientSession:
-        options: dict[str, Any] = {"socket_factory": public_socket} if guarded else {}
+    def _make(self, *, guarded: bool, kept: bool) -> aiohttp.ClientSession:
+        options: dict[str, Any] = {"keepalive_timeout": _KEEPALIVE} if kept else {"force_close": True}
+        if guarded:
+            options["socket_factory"] = public_socket
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_reuseconn.append(_reused)
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, ttl_dns_cache=30, keepalive_timeout=_KEEPALIVE, resolver=self.resolver, **options
-            ),
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, resolver=self.resolver, **options),
             headers=self._headers,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=STALL),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             requote_redirect_url=False,
             trust_env=False,
-            read_bufsize=_BUFFER,
             max_line_size=_LINE,
             max_field_size=_LINE,
+            trace_configs=[trace],
         )
+
+
+async def _reused(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    """Hear that a request goes over a connection that was kept."""
+    watch = context.trace_request_ctx
+    if watch is not None:
+        watch.timer.reschedule(asyncio.get_running_loop().time() + watch.silence)

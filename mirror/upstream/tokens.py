@@ -106,6 +106,12 @@ class Tokens:
         token = self._kept.get(key)
         return token if token is not None and time.monotonic() < token.expires_at else None
 
+    @property
+    def identified(self) -> bool:
+        """Whether credentials have got one that is still good."""
+        now = time.monotonic()
+        return any(token.identity and now < token.expires_at for token in self._kept.values())
+
     def drop(self, key: TokenKey, value: str) -> None:
         """Forget a token that was refused, unless another one has taken its place."""
         token = self._kept.get(key)

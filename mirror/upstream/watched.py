@@ -40,6 +40,11 @@ class Watched(Generic[_T]):
         self._looked = time.monotonic()
         self._look: asyncio.Task[None] | None = None
 
+    @property
+    def latest(self) -> _T:
+        """The value as it was when the files were looked at last."""
+        return self._value
+
     async def current(self, *, now: bool = False) -> _T:
         """Return the value; look at the files first if that is due, or `now` in any case."""
         if now or self._look is not None or time.monotonic() - self._looked >= INTERVAL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import time
@@ -13,9 +14,15 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from mirror.errors import UpstreamBroken, UpstreamError, UpstreamUnavailable
-from mirror.metrics import UPSTREAM_ANSWERS, UPSTREAM_AWAY, UPSTREAM_BYTES, UPSTREAM_FIRST_BYTE_SECONDS
+from mirror.metrics import (
+    UPSTREAM_ANSWERS,
+    UPSTREAM_AWAY,
+    UPSTREAM_BYTES,
+    UPSTREAM_FIRST_BYTE_SECONDS,
+    UPSTREAM_STALLS,
+)
 from mirror.upstream.address import AddressRefused
-from mirror.upstream.sessions import STALL
+from mirror.upstream.pacing import Pacing
 from mirror.upstream.tls import Tls
 
 if TYPE_CHECKING:
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
 _MAX_ERROR_BODY = 64 * 1024  # bytes of an error's body that are read
 _MAX_QUOTE = 300  # characters of it that a person is shown
 _PIECE = 1024 * 1024  # bytes; what `pieces` yields at most
+_NO_LIMIT: contextlib.nullcontext[None] = contextlib.nullcontext()
 _QUERY = re.compile(r"\?[^\s\"']+")
 
 
@@ -43,6 +51,7 @@ class Answer:
     public: bool = True  # no credentials were in play, and no client certificate
     shown: Credentials | None = None  # what was shown to the registry itself
     error_body: bytes | None = None
+    rest: float | None = None  # seconds until it may be asked again that limits; None: as `Retry-After` says
 
     @property
     def status(self) -> int:
@@ -64,7 +73,12 @@ class Answer:
 
 
 class Wire:
-    """How one upstream is dialled, its redirect targets and token services included. Metrics call it `label`."""
+    """How one upstream is dialled, its redirect targets and token services included. Metrics call it `label`.
+
+    A body that brings less than `stall_rate` bytes a second for `stall_timeout` seconds is broken off (0: one that
+    brings nothing), and an answer is waited for no longer than that. `pacing` is what its blobs may take of the line,
+    perhaps together with other wires.
+    """
 
     def __init__(
         self,
@@ -75,6 +89,9 @@ class Wire:
         route: Route,
         tls: Tls | None = None,
         label: str | None = None,
+        stall_timeout: float = 10.0,
+        stall_rate: int = 1024,
+        pacing: Pacing | None = None,
     ) -> None:
         self.namespace = namespace
         self._sessions = sessions
@@ -82,6 +99,9 @@ class Wire:
         self._route = route
         self._tls = tls or Tls()
         self.label = label or namespace
+        self.pacing = pacing or Pacing(self.label)
+        self._stall_timeout = stall_timeout
+        self._earns = 1 / stall_rate if stall_rate else stall_timeout  # seconds of waiting that a byte earns
         self._bytes = UPSTREAM_BYTES.labels(self.label)
 
     async def send(
@@ -107,8 +127,19 @@ class Wire:
     ) -> tuple[aiohttp.ClientResponse, bool]:
         proxy = self._route.proxy(url)
         tls, shown = await self._tls.choose(url, kind=kind, proxy=proxy)
+        bulk = kind == "blob"
         request = partial(
-            self._sessions.request, method, url, headers, body=body, bulk=kind == "blob", tls=tls, proxy=proxy
+            self._sessions.request,
+            method,
+            url,
+            headers,
+            body=body,
+            bulk=bulk,
+            again=method == "HEAD" or bulk,
+            stall=self._stall_timeout,
+            buffer=self.pacing.buffer if bulk else None,
+            tls=tls,
+            proxy=proxy,
         )
         try:
             return await request(guarded=self._reach.guards(url)), shown
@@ -141,32 +172,38 @@ class Wire:
         kind = UpstreamBroken if senseless else UpstreamUnavailable
         return kind(f"{self.namespace}: {host}: {_explain(error)}", namespace=self.namespace)
 
-    async def pieces(self, answer: Answer, *, stall: float = STALL) -> AsyncIterator[bytes]:
+    async def pieces(self, answer: Answer, *, within: float | None = None) -> AsyncIterator[bytes]:
         """Yield the body as it comes, at most 1 MiB at once; raise `UpstreamUnavailable` where it breaks or stalls.
 
-        `stall` under 30 makes it less patient than the session is.
+        `within` makes it less patient with each piece than with a stall, in seconds.
         """
         content = answer.response.content
-        _widen(answer.response)
+        if self.pacing.rate is None:
+            _widen(answer.response)
         counted = self._bytes.inc
+        credit = self._stall_timeout  # seconds of waiting that are left; what comes earns more, up to that
         broken: Exception | None = None
         while broken is None:
+            began = time.monotonic()
             try:
-                if stall < STALL:
-                    async with asyncio.timeout(stall):
-                        piece = await content.readany()
-                else:
+                async with _NO_LIMIT if within is None else asyncio.timeout(within):
                     piece = await content.readany()
                 if not piece:
                     return
             except (aiohttp.ClientError, OSError) as error:
                 broken, piece = error, _left(content)
             counted(len(piece))
+            credit = min(credit - (time.monotonic() - began) + len(piece) * self._earns, self._stall_timeout)
+            if credit < 0 and broken is None:
+                broken = _Stalled()
             if len(piece) > _PIECE:  # rare: aiohttp holds hardly more than this
                 for start in range(0, len(piece), _PIECE):
                     yield piece[start : start + _PIECE]
             elif piece:
                 yield piece
+        if isinstance(broken, TimeoutError) and within is None:
+            UPSTREAM_STALLS.labels(self.label).inc()
+            broken = _Stalled()
         raise self.failure(broken, answer.url) from None
 
     async def read(self, answer: Answer, limit: int) -> bytes:
@@ -193,7 +230,7 @@ class Wire:
             answer.error_body = b""
             body = bytearray()
             try:
-                async for piece in self.pieces(answer, stall=2.0):
+                async for piece in self.pieces(answer, within=2.0):
                     body += piece
                     if len(body) > _MAX_ERROR_BODY:
                         break
@@ -238,6 +275,10 @@ def _proxy_answered(error: Any) -> str:
     return f"the proxy that leads there answered {error.status}{wants}"
 
 
+class _Stalled(TimeoutError):
+    """A body of which too little came for too long."""
+
+
 # The first that fits; the narrow before the wide.
 _CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str | Callable[[Any], str]], ...] = (
     (aiohttp.ClientConnectorDNSError, "its name does not resolve"),
@@ -246,6 +287,7 @@ _CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str 
     (aiohttp.ClientProxyConnectionError, "the proxy that leads there cannot be reached"),
     (aiohttp.ClientHttpProxyError, _proxy_answered),
     (aiohttp.ConnectionTimeoutError, "no connection in time"),
+    (_Stalled, "the transfer stalled"),
     (TimeoutError, "nothing came for too long"),
     (aiohttp.ClientConnectorError, _connector),
     ((aiohttp.ServerDisconnectedError, ConnectionError), "it closed the connection"),

@@ -1,13 +1,16 @@
-"""What every `mirror.upstream.protocol.Upstream` keeps to: the real one over HTTP, and the fake from dictionaries."""
+"""What every `mirror.upstream.protocol.Upstream` keeps to: over HTTP at one address and at several, and the fake."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from mirror.config import UpstreamConfig
+from mirror.config.values import EndpointConfig
 from mirror.errors import NameUnknown, UpstreamBroken, UpstreamNotFound, UpstreamUnavailable
 from mirror.oci.digest import Digest
 from mirror.oci.mediatype import OCI_INDEX, OCI_MANIFEST
@@ -80,6 +83,22 @@ class Real:
         await self.up.idle()
 
 
+class Several(Real):
+    """The registry behind a cache that has nothing, and one that is not there."""
+
+    def __init__(self, up: FakeRegistry, empty: FakeRegistry) -> None:
+        self.up = up
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            dead = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        places = (
+            EndpointConfig("empty", UpstreamConfig(NAMESPACE, empty.url), authoritative=False),
+            EndpointConfig("dead", UpstreamConfig(NAMESPACE, dead), authoritative=False),
+            EndpointConfig("itself", UpstreamConfig(NAMESPACE, up.url), authoritative=True, itself=True),
+        )
+        self.upstreams: Upstreams = dial(up.url, endpoints=places)
+        self.wide: Upstreams = dial(up.url, endpoints=places, wildcard=True)
+
+
 class Fake:
     def __init__(self) -> None:
         self.fakes = FakeUpstreams(NAMESPACE)
@@ -119,13 +138,13 @@ class Fake:
         assert self.up.transfers == 0
 
 
-@pytest.fixture(params=["real", "fake"])
+@pytest.fixture(params=["real", "endpoints", "fake"])
 async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
     if request.param == "fake":
         yield Fake()
         return
-    async with FakeRegistry() as up:
-        real = Real(up)
+    async with FakeRegistry() as up, FakeRegistry() as empty:
+        real = Real(up) if request.param == "real" else Several(up, empty)
         yield real
         await real.upstreams.close()
         await real.wide.close()

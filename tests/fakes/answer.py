@@ -10,13 +10,13 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from tests.fakes import faults
+from tests.fakes.shaping import Pace
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from tests.fakes.content import Content
     from tests.fakes.records import Record
-    from tests.fakes.shaping import Pace
 
 _PIECE = 64 << 10  # bytes written at once when the speed is limited
 _FAST = 256 << 10  # from this size on an unlimited body leaves by sendfile
@@ -55,10 +55,19 @@ async def send(
     if request.method == "HEAD" or answer.content is None:
         return response
     stops = _stops(answer, end, troubles)
-    if fast and not stops and not paces and not chunked and not tail and length == end - answer.start >= _FAST:
+    slow = [(trouble, Pace(trouble.rate)) for trouble in troubles if isinstance(trouble, faults.Slow)]
+    if (
+        fast
+        and not stops
+        and not paces
+        and not slow
+        and not chunked
+        and not tail
+        and length == end - answer.start >= _FAST
+    ):
         await _send_file(request, answer, record)
         return response
-    await _send_pieces(request, response, record, answer, end=end, stops=stops, paces=paces)
+    await _send_pieces(request, response, record, answer, end=end, stops=stops, paces=paces, slow=slow)
     if tail:
         await response.write(b"\0" * tail)
         record.count(tail)
@@ -69,6 +78,9 @@ async def send(
 
 def _change_headers(response: web.StreamResponse, troubles: Sequence[faults.Fault]) -> None:
     for trouble in troubles:
+        if isinstance(trouble, faults.FalseDigest):
+            response.headers["Docker-Content-Digest"] = trouble.digest
+            response.headers["ETag"] = f'"{trouble.digest}"'
         if isinstance(trouble, faults.Headers):
             for name, value in trouble.headers.items():
                 response.headers.pop(name, None)
@@ -111,6 +123,7 @@ async def _send_pieces(
     end: int,
     stops: list[tuple[int, faults.Fault]],
     paces: Sequence[Pace],
+    slow: Sequence[tuple[faults.Slow, Pace]],
 ) -> None:
     assert answer.content is not None
     offset = answer.start
@@ -128,15 +141,30 @@ async def _send_pieces(
                     corrupt.add(at_byte)
         if offset >= end:
             return
-        upto = min(end, stops[0][0] if stops else end, offset + _PIECE if paces else end)
+        upto = min(end, stops[0][0] if stops else end, offset + _PIECE if paces else end, *_steps(offset, slow))
         piece = answer.content.read(offset, upto)
         if offset in corrupt:
             piece = bytes([piece[0] ^ 0xFF]) + piece[1:]
-        for pace in paces:
+        for pace in (*paces, *(pace for trouble, pace in slow if _is_slow(trouble, offset))):
             await pace.pass_(len(piece))
         await response.write(piece)
         offset += len(piece)
         record.count(len(piece))
+
+
+def _is_slow(trouble: faults.Slow, offset: int) -> bool:
+    return trouble.from_byte <= offset and (trouble.upto is None or offset < trouble.upto)
+
+
+def _steps(offset: int, slow: Sequence[tuple[faults.Slow, Pace]]) -> Iterator[int]:
+    """Yield where the next piece has to end: at a change of speed, and after a twentieth of a second."""
+    for trouble, _ in slow:
+        if _is_slow(trouble, offset):
+            yield offset + max(1, int(trouble.rate / 20))
+            if trouble.upto is not None:
+                yield trouble.upto
+        elif offset < trouble.from_byte:
+            yield trouble.from_byte
 
 
 async def _send_file(request: web.BaseRequest, answer: Answer, record: Record) -> None:

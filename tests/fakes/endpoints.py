@@ -17,6 +17,7 @@ from tests.fakes.content import Content, Plain
 from tests.fakes.library import DOCKER_SCHEMA1, OCI_INDEX, Library
 
 if TYPE_CHECKING:
+    from tests.fakes.limit import RateLimit
     from tests.fakes.manner import Manner, Refusal
     from tests.fakes.records import Record
 
@@ -41,6 +42,7 @@ class Endpoints(Library):
         self.name: str | None = None  # the host of the API, where it has one
         self.token_name: str | None = None  # the host of the token service, where it is another
         self.storage_name: str | None = None  # the host of the second origin
+        self.limit: RateLimit | None = None  # how often it may be asked
 
     @property
     def breaches(self) -> list[str]:
@@ -74,6 +76,11 @@ class Endpoints(Library):
         return named if named in self.shelves[repo].manifests else None
 
     def answer(self, record: Record) -> Answer:
+        """Answer within the limits, or with a 429."""
+        abused = self.limit.abused(record) if self.limit is not None else None
+        return abused or self._answer(record)
+
+    def _answer(self, record: Record) -> Answer:
         if record.kind == "token":
             status, body = self.auth.issue(record)
             if status != 200 and self.manner.pages:
@@ -83,6 +90,14 @@ class Endpoints(Library):
             return self._refuse(record, refusal)
         if record.method not in _ACCEPTED:
             return error_(405, "UNSUPPORTED", "this registry is read only")
+        headers, refused = {}, None
+        if self.limit is not None and record.kind == "manifest":
+            headers, refused = self.limit.admit(record)
+        answer = refused or self._answer_kind(record)
+        answer.headers.update(headers)
+        return answer
+
+    def _answer_kind(self, record: Record) -> Answer:
         endpoint = {
             "ping": self._answer_ping,
             "manifest": self._answer_manifest if self.manner.forward is None else self._answer_elsewhere,

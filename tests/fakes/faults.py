@@ -3,6 +3,14 @@
 A rule names the requests that it is for and the faults that befall them. Rules are matched in the order in which they
 were declared and the first one that is not used up decides. Offsets are those of the whole content, whatever range is
 asked for: `Cut(at_byte=1000)` cuts the answer to `bytes=500-` after 500 bytes and leaves `bytes=2000-` alone.
+
+    up.fault(kind="blob", times=1, then=Stall(at_byte=1000))      # one transfer stops there for ever, the next does not
+    up.fault(kind="blob", then=Slow(rate=200))                    # every byte at 200 a second
+    up.fault(kind="blob", then=Slow(rate=200, upto=1000))         # a slow start, then as fast as ever
+    up.fault(then=Drop(), flapping=Flapping(5, 3))                # five requests pass, three do not, and so on
+    up.fault(then=Status(503), flapping=Flapping(60, 30, clock))  # the same in seconds of a clock
+    up.fault(kind="manifest", method="HEAD", then=FalseDigest())  # it says the digest of something else
+    up.fault(then=Status(429, retry_after=limit.GARBAGE))         # or PAST, YEARS, 0; a limit with windows: `limit`
 """
 
 from __future__ import annotations
@@ -12,7 +20,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tests.fakes.records import Record
 
@@ -94,6 +102,15 @@ class Stall(Fault):
 
 
 @dataclass(frozen=True)
+class Slow(Fault):
+    """Send at most `rate` bytes a second from one offset up to and without another (None: the end)."""
+
+    rate: float
+    from_byte: int = 0
+    upto: int | None = None
+
+
+@dataclass(frozen=True)
 class Gate(Fault):
     """Send nothing from this offset on until `event` is set. `Record.sent(n)` says when the answer has come to it."""
 
@@ -158,8 +175,32 @@ class Headers(Fault):
     headers: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class FalseDigest(Fault):
+    """Say in `Docker-Content-Digest` and `ETag` that it is something else."""
+
+    digest: str = f"sha256:{'f' * 64}"
+
+
 BEFORE = (Delay, Await)
 INSTEAD = (Status, Html, Redirect, Hang, Drop)
+
+
+@dataclass(eq=False)
+class Flapping:
+    """Well for so long and ill for so long, in turn: seconds of `clock`, or numbers of requests where there is none."""
+
+    well: float
+    ill: float
+    clock: Callable[[], float] | None = None
+
+    def __post_init__(self) -> None:
+        self._begun = self.clock() if self.clock is not None else 0.0
+
+    def ill_now(self, seen: int) -> bool:
+        """Say whether it is ill at the `seen`th request that matches, the first is 1."""
+        passed = self.clock() - self._begun if self.clock is not None else seen - 1
+        return passed % (self.well + self.ill) >= self.well
 
 
 @dataclass(eq=False)
@@ -175,6 +216,7 @@ class Rule:
     ranged: bool | None = None
     after: int = 0  # so many matching requests pass first
     times: int | None = None  # so many are hit; None: all
+    flapping: Flapping | None = None  # of those that are left, so many in turn
     seen: int = 0
     fired: int = 0
 
@@ -193,7 +235,7 @@ class Rule:
         if any(want is not None and want != have for want, have in wanted):
             return False
         self.seen += 1
-        if self.seen <= self.after:
+        if self.seen <= self.after or (self.flapping and not self.flapping.ill_now(self.seen - self.after)):
             return False
         self.fired += 1
         return True

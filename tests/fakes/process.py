@@ -10,6 +10,7 @@ The specification, every key optional:
     {"port": 0,
      "latency": 0.05, "rate_per_connection": 10485760, "rate_total": null, "fast": true, "redirect_blobs": false,
      "auth": {"mode": "bearer", "users": {"u": "p"}, "anonymous": true},
+     "limit": {"limit": 100, "window": 21600, "retry_after": true},
      "images": [{"repo": "library/eight", "tag": "v1", "layers": [16777216, 16777216]}],   layer sizes in bytes
      "blobs": [{"repo": "library/one", "size": 268435456, "seed": 1}],
      "faults": [{"kind": "blob", "times": 1, "then": {"Cut": {"at_byte": 1000}}}]}
@@ -28,6 +29,7 @@ from typing import Any
 
 from tests.fakes import faults
 from tests.fakes.auth import Auth
+from tests.fakes.limit import RateLimit
 from tests.fakes.registry import FakeRegistry
 
 _PLAIN = ("latency", "rate_per_connection", "rate_total", "fast", "redirect_blobs", "referrers_api", "page_limit")
@@ -40,6 +42,8 @@ def furnish(up: FakeRegistry, spec: dict[str, Any]) -> dict[str, str]:
             setattr(up, name, spec[name])
     if "auth" in spec:
         up.auth = Auth(**spec["auth"])
+    if "limit" in spec:
+        up.limit = RateLimit(**spec["limit"])
     digests: dict[str, str] = {}
     for image in spec.get("images", ()):
         repo, tag = image["repo"], image["tag"]

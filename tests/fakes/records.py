@@ -33,6 +33,8 @@ class Record:
     done: bool = False
     ended: float | None = None
     form: str = ""  # the body of a POST to the token service, as it came
+    counted: bool = False  # against the limit of its source (`limit.RateLimit`)
+    limited: bool = False  # refused with a 429 by such a limit
 
     @property
     def host(self) -> str:

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 
 class FakeRegistry(Endpoints):
-    """The fake: what it holds and answers (`Endpoints`, `Library`), who may ask (`auth`), how fast it is,
-    what goes wrong (`fault`), and what it was asked.
+    """The fake: what it holds and answers (`Endpoints`, `Library`), who may ask (`auth`), how often (`limit`), how fast
+    it is, what goes wrong (`fault`), and what it was asked.
     """
 
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:

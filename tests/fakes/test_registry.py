@@ -230,7 +230,8 @@ async def test_the_speed_is_what_was_set(up: FakeRegistry, http: ClientSession) 
 
 async def test_it_runs_as_a_process(tmp_path: Path, http: ClientSession) -> None:
     spec = tmp_path / "spec.json"
-    spec.write_text(json.dumps({"images": [{"repo": "library/two", "tag": "v1", "layers": [1 << 20, 300]}]}))
+    images = [{"repo": "library/two", "tag": "v1", "layers": [1 << 20, 300]}]
+    spec.write_text(json.dumps({"images": images, "limit": {"limit": 7, "window": 60}}))
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.fakes.registry", "--config", str(spec), "--until-eof",
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -243,5 +244,7 @@ async def test_it_runs_as_a_process(tmp_path: Path, http: ClientSession) -> None
     assert f"sha256:{hashlib.sha256(body).hexdigest()}" == layer
     async with http.get(f"{said['url']}/_stats") as response:
         assert (await response.json())["bytes"] == {layer: 1 << 20}
+    async with http.head(f"{said['url']}/v2/library/two/manifests/v1") as response:
+        assert response.headers["ratelimit-remaining"] == "7;w=60"
     process.stdin.close()
     assert await process.wait() == 0

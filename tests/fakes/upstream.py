@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from mirror.errors import NameUnknown, UpstreamBroken, UpstreamError, UpstreamNo
 from mirror.oci.digest import Digest
 from mirror.oci.mediatype import OCI_INDEX, OCI_MANIFEST
 from mirror.oci.name import Reference, Repository, Tag
+from mirror.store.dealings import Dealings
+from mirror.upstream.accounts import Accounts
 from mirror.upstream.protocol import ManifestBody, ManifestHead, Probe, ReferrersBody, TagPage, Urgency
 
 if TYPE_CHECKING:
@@ -61,6 +64,10 @@ class FakeBody:
     piece: int
     fake: FakeUpstream
 
+    @property
+    def sender(self) -> FakeUpstream:
+        return self.fake
+
     async def pieces(self) -> AsyncIterator[bytes]:
         position, trouble = self.start, self.trouble
         end = len(self.content) if self.stop is None else self.stop
@@ -105,10 +112,16 @@ class FakeUpstream:
     transfers: int = 0  # blobs that are on their way now
     label: str = ""  # its namespace, unless it is given
     budget: Budget | None = None
+    lies: list[str] = field(default_factory=list)  # what was said of its content
+    accounts: Accounts = field(init=False)
     _failures: list[tuple[str, UpstreamError]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.label = self.label or self.namespace
+        self.accounts = Accounts(self.namespace, None, book=Dealings(None), clock=time.time)
+
+    def lied(self, why: str) -> None:
+        self.lies.append(why)
 
     def add_manifest(self, name: str, body: bytes, media_type: str = OCI_MANIFEST, tag: str | None = None) -> Digest:
         digest = Digest.of(body)
@@ -147,6 +160,7 @@ class FakeUpstream:
         stop: int | None = None,
         urgency: Urgency,
         patience: float,
+        avoid: frozenset[str] = frozenset(),
     ) -> AsyncIterator[FakeBody]:
         self._begin(Call("blob", repository, str(digest), start, stop, urgency.urgent))
         content = self.blobs.get((repository.name, digest))

@@ -116,6 +116,23 @@ async def of_the_configuration(scene: Scene, directory: Path) -> None:
     scene.upstreams["ghcr.io"] |= {"exec": [sys.executable, str(program), scene.canaries.plant("exec argument")]}
 
 
+async def of_several(scene: Scene, directory: Path) -> None:
+    """Several credentials of one upstream, of which the first is refused and the second is for one repository."""
+    mcr = await scene.fake("mcr.microsoft.com")
+    wrong, right, bound = (scene.canaries.plant(f"{which} of several") for which in ("refused", "file", "bound"))
+    mcr.auth.users |= {"alice": right, "bob": bound}
+    (directory / "several").write_text(right)
+    scene.upstreams["mcr.microsoft.com"] |= {
+        "credentials": [
+            {"username": "eve", "password": wrong},
+            {"username": "alice", "password_file": str(directory / "several")},
+            {"name": "team", "username": "bob", "password": bound, "repositories": [f"{REPO}/**"]},
+            {"name": "vault", "exec": ["/bin/false", scene.canaries.plant("exec argument of several")]},
+            {"anonymous": True},
+        ]
+    }
+
+
 async def of_credentials_files(scene: Scene, directory: Path) -> None:
     """Upstreams whose credentials a config.json holds, or says who holds them.
 
@@ -187,6 +204,7 @@ async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         proxy = await stack.enter_async_context(ForwardProxy(user="me", password=canaries.plant("proxy password")))
         scene = Scene(canaries, stack, proxy)
         await of_the_configuration(scene, tmp_path)
+        await of_several(scene, tmp_path)
         await of_credentials_files(scene, tmp_path)
         monkeypatch.setenv("PATH", scene.environment["PATH"])
         await over_tls(scene, tmp_path)
@@ -233,6 +251,7 @@ async def test_no_secret_comes_out_anywhere(
     scene: Scene, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attempts, "TRIES", 1)
+    monkeypatch.setattr(attempts, "LONGEST_WAIT", 0.0)
     monkeypatch.setattr(transfer, "GIVE_UP", 0.1)
     logged = io.StringIO()
     log.setup("debug", form, logged)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.upstream.backoff import Rests, delay, parse_retry_after
+from mirror.upstream.backoff import delay, parse_retry_after
 
 
 @pytest.mark.parametrize(
@@ -38,20 +38,3 @@ def test_no_retry_after_whatever_raises(header: str) -> None:
 def test_delays_grow_and_differ() -> None:
     assert all(0.1 <= delay(0) <= 0.3 and 0.9 <= delay(2) <= 2.7 for _ in range(50))
     assert len({delay(1) for _ in range(5)}) > 1
-
-
-def test_one_kind_of_request_rests_and_the_others_do_not() -> None:
-    rests = Rests()
-    assert rests.limited("manifest GET", 30) == 30
-    assert 29 < rests.remaining("manifest GET") <= 30
-    assert rests.remaining("manifest HEAD") == 0
-    rests.answered("manifest GET")
-    assert rests.remaining("manifest GET") == 0
-
-
-def test_a_limit_without_a_time_lasts_longer_each_time_but_a_minute_at_most() -> None:
-    rests = Rests()
-    lengths = [rests.limited("k", None) for _ in range(12)]
-    assert lengths[0] < 2 < lengths[2] < 20
-    assert lengths[-1] == 60
-    assert rests.limited("k", 3600) == 60

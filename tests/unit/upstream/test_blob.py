@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,20 @@ from mirror.errors import UpstreamBroken, UpstreamDenied, UpstreamNotFound, Upst
 from mirror.metrics import UPSTREAM_BYTES
 from mirror.oci.digest import Digest
 from mirror.upstream.protocol import Urgency
-from tests.fakes.faults import Cut, Fault, Gate, Hang, Html, NoLength, NoRange, Stall, Status, Truncate, WrongRange
+from tests.fakes.faults import (
+    Cut,
+    Fault,
+    Gate,
+    Hang,
+    Html,
+    NoLength,
+    NoRange,
+    Slow,
+    Stall,
+    Status,
+    Truncate,
+    WrongRange,
+)
 from tests.unit.upstream.dial import NAMESPACE, PASSWORD, REPO, USER
 
 if TYPE_CHECKING:
@@ -136,13 +150,22 @@ async def test_a_range_that_ends_early_breaks(
     assert upstream.away
 
 
-async def test_a_transfer_that_stalls_breaks(
-    up: FakeRegistry, connect: Connect, digest: Digest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mirror.upstream.sessions.STALL", 0.05)
+async def test_a_transfer_that_stalls_breaks(up: FakeRegistry, connect: Connect, digest: Digest) -> None:
     up.fault(kind="blob", then=Stall(100_000))
-    with pytest.raises(UpstreamUnavailable, match="nothing came"):
-        await fetch(connect(), digest)
+    with pytest.raises(UpstreamUnavailable, match="stalled"):
+        await fetch(connect(stall_timeout=0.05), digest)
+
+
+async def test_a_transfer_that_trickles_breaks_and_one_that_is_only_slow_does_not(
+    up: FakeRegistry, connect: Connect
+) -> None:
+    digest = up.add_pattern_blob("org/app", 3000)
+    up.fault(kind="blob", then=Slow(rate=10_000), times=2)
+    began = time.monotonic()
+    assert digest.matches(await fetch(connect(stall_timeout=0.1, stall_rate=1000), digest))
+    assert time.monotonic() - began > 0.2
+    with pytest.raises(UpstreamUnavailable, match="stalled"):
+        await fetch(connect(stall_timeout=0.1, stall_rate=30_000), digest)
 
 
 async def test_a_web_page_is_no_blob(up: FakeRegistry, connect: Connect, digest: Digest) -> None:

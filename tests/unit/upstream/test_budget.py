@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from mirror.metrics import UPSTREAM_RATELIMIT_LIMIT, UPSTREAM_RATELIMIT_REMAINING
-from mirror.upstream.budget import Budget, Ledger, parse_budget
+from mirror.upstream.budget import Budget, parse_budget
 
 NOW = 1_700_000_000.0
 
@@ -88,22 +87,3 @@ def test_a_source_that_is_no_word_is_left_out() -> None:
 )
 def test_nothing_that_is_sent_breaks_it(headers: dict[str, str]) -> None:
     parse_budget(CIMultiDict(headers), status=429, now=NOW)
-
-
-def test_the_latest_is_kept_and_measured() -> None:
-    ledger = Ledger("budget.test")
-    ledger.note(CIMultiDict({"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "76;w=21600"}), 200)
-    ledger.note(CIMultiDict({"Content-Type": "text/plain"}), 200)
-    ledger.note(CIMultiDict({"Retry-After": "5"}), 429)  # the limit on abuse says nothing of the other one
-    assert ledger.latest is not None
-    assert (ledger.latest.limit, ledger.latest.remaining) == (100, 76)
-    assert UPSTREAM_RATELIMIT_LIMIT.labels("budget.test")._value.get() == 100
-    assert UPSTREAM_RATELIMIT_REMAINING.labels("budget.test")._value.get() == 76
-
-
-def test_upstreams_that_clients_choose_get_no_metric() -> None:
-    before = set(UPSTREAM_RATELIMIT_LIMIT._metrics)
-    ledger = Ledger(None)
-    ledger.note(CIMultiDict({"ratelimit-limit": "100"}), 200)
-    assert ledger.latest is not None
-    assert set(UPSTREAM_RATELIMIT_LIMIT._metrics) == before

@@ -20,10 +20,10 @@ class Transfers:
         self.ends: dict[str, asyncio.Event] = {}
         self.urgency: dict[str, Urgency] = {}
 
-    async def begin(self, name: str, *, urgent: bool) -> None:
+    async def begin(self, name: str, *, urgent: bool, image: str | None = None) -> None:
         self.ends[name] = asyncio.Event()
         self.urgency[name] = Urgency(urgent=urgent)
-        self.tasks[name] = asyncio.create_task(self._run(name))
+        self.tasks[name] = asyncio.create_task(self._run(name, image))
         await settle()
 
     async def end(self, name: str) -> None:
@@ -41,8 +41,8 @@ class Transfers:
             event.set()
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
 
-    async def _run(self, name: str) -> None:
-        async with self.slots.place(self.urgency[name]):
+    async def _run(self, name: str, image: str | None) -> None:
+        async with self.slots.place(self.urgency[name], image=image):
             self.order.append(name)
             await self.ends[name].wait()
 
@@ -159,3 +159,35 @@ async def test_whatever_happens_the_limits_hold_and_no_place_is_lost(seed: int) 
         assert 0 <= slots._running_background <= 2
     await transfers.finish()
     assert slots.running == slots.waiting == slots._running_background == 0
+
+
+async def test_an_image_with_many_layers_does_not_keep_another_from_beginning() -> None:
+    transfers = Transfers(Slots(total=16, background=12))
+    for number in range(20):
+        await transfers.begin(f"many{number}", urgent=True, image="many")
+    assert transfers.slots.running == 14
+    await transfers.begin("one", urgent=True, image="one")
+    assert transfers.order[-1] == "one"
+    await transfers.begin("two", urgent=True, image="one")
+    assert transfers.slots.running == 15
+    await transfers.end("many0")
+    assert transfers.order[-1] == "one"  # there are no more than 14 places for those that hold some
+    await transfers.end("many1")
+    assert transfers.order[-1] == "two"  # and of those it has fewer
+    await transfers.finish()
+    assert not transfers.slots._held
+
+
+async def test_only_as_many_places_are_used_as_are_said_to_help_and_others_are_kept() -> None:
+    slots = Slots(total=16, background=12, limit=8)
+    transfers = Transfers(slots)
+    for number in range(16):
+        await transfers.begin(str(number), urgent=True, image="many")
+    assert slots.running == 8
+    slots.widen(12)
+    await settle()
+    assert slots.running == 12
+    slots.widen(8)
+    await transfers.end("0")
+    assert slots.running == 11
+    await transfers.finish()
