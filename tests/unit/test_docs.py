@@ -30,7 +30,17 @@ KEY = re.compile(r"`(server|storage|log)\.([a-z_]+)\b")
 NOT_OURS = {("storage", "googleapis"), ("storage", "filesystem"), ("storage", "delete")}  # a host; keys of registry:2
 METRIC = re.compile(r"\bmirror_[a-z_]+\b")
 VARIABLE = re.compile(r"\$\{([A-Za-z_]+)\}")
-OURS = {"server", "storage", "upstreams", "default_upstream", "freshness", "log", "pulls", "budget", "credentials_files"}
+OURS = {
+    "server",
+    "storage",
+    "upstreams",
+    "credentials_files",
+    "default_upstream",
+    "freshness",
+    "pulls",
+    "budget",
+    "log",
+}
 
 
 def named(path: Path) -> str:
