@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mirror.cache.absence import Absence
+from mirror.cache.admission import Admission
 from mirror.cache.blobs import Blobs
 from mirror.cache.check import Checker, Pace
 from mirror.cache.chores import Figures, Neighbours, Relief, Surveys, Tidying
@@ -21,17 +22,22 @@ from mirror.cache.listings import Listings
 from mirror.cache.manifests import Manifests
 from mirror.cache.means import Means
 from mirror.cache.memory import Memory
+from mirror.cache.moves import Moves
 from mirror.cache.obtaining import Obtaining
 from mirror.cache.parsing import parsed
 from mirror.cache.passage import Passages
+from mirror.cache.quarantine import Quarantine
 from mirror.cache.readahead import ReadAhead
 from mirror.cache.scrub import Scrub, Sent
 from mirror.cache.served import Record
 from mirror.cache.space import Space
+from mirror.cache.tags import Tags
+from mirror.cache.thrift import Thrift, told
+from mirror.cache.troubles import Troubles
 from mirror.cache.unkept import Unkept
 from mirror.cache.uses import Uses
 from mirror.cache.vouching import Vouching
-from mirror.errors import UpstreamError
+from mirror.errors import NameUnknown, UpstreamError
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import ManifestMalformed
 
@@ -53,14 +59,18 @@ class Cache:
         self, config: Config, store: Store, upstreams: Upstreams, *, clock: Callable[[], float] = time.time
     ) -> None:
         """`clock` gives seconds since the epoch. `upstreams` are closed with the cache."""
+        self._clock = clock
         self._store = store
         self._upstreams = upstreams = Generations(upstreams)
+        self.admission = Admission(config.pulls, store.index)
+        self.quarantine = Quarantine(self.admission, store.dealings, clock, self._label)
         memory = Memory(store.blobs)
         self.uses = Uses(store.index, store.recent)
         self.served = Record(store, clock=clock)
         self.evictor = Evictor(store, self.uses, max_size=store.limits(config.storage)[0])
         self.space = Space(store.room, self.evictor)
         freshness = self._freshness = Freshness(config.freshness)
+        self.thrift = Thrift(config.budget, upstreams, clock)
         self.fills = Fills(
             blobs=store.blobs, index=store.index, space=self.space, threads=store.threads, upstreams=upstreams
         )
@@ -88,12 +98,18 @@ class Cache:
             memory=memory,
             upstreams=upstreams,
             freshness=freshness,
+            thrift=self.thrift,
+            quarantine=self.quarantine,
+            book=store.dealings,
             uses=self.uses,
             turns=store.turns,
             pinned=store.index.pinned,
             clock=clock,
         )
-        self.manifests = Manifests(means, Completeness(store.blobs, store.index, memory))
+        completeness = Completeness(store.blobs, store.index, memory)
+        self.manifests = Manifests(means, completeness)
+        moves = Moves(means, self.manifests, completeness)
+        self.tags = Tags(means, self.manifests, moves, Troubles(store.dealings, clock))
         self._absence = Absence(store.index, store.graph, memory)
         self.listings = Listings(means)
         self._read_ahead = ReadAhead(
@@ -102,6 +118,7 @@ class Cache:
             self.vouching.see_to,
             self.space,
             _read_ahead(config),
+            thrift=self.thrift,
             otherwise=True,
         )
         self.checker = Checker(store, Pace(config.storage.scrub_rate), config.storage.scrub_every)
@@ -153,6 +170,8 @@ class Cache:
         self.checker.pace.set(config.storage.scrub_rate)
         self._heal.reconfigure(offline=config.server.offline)
         self._freshness.reconfigure(config.freshness)
+        self.thrift.reconfigure(config.budget)
+        self.admission.reconfigure(config.pulls)
         self._read_ahead.reconfigure(_read_ahead(config))
         if upstreams is not None:
             self._upstreams.switch(upstreams, self.fills.under_way())
@@ -163,12 +182,16 @@ class Cache:
     async def manifest(self, repository: Repository, reference: Reference, *, ahead: bool) -> ManifestAnswer:
         """Return a manifest to a client; `ahead`: it has come to pull it, so that the blobs are wanted next."""
         try:
-            answer = await self.manifests.get(repository, reference)
+            if isinstance(reference, Digest):
+                answer = await self.manifests.get(repository, reference)
+            else:
+                answer = await self.tags.get(repository, reference)
         except UpstreamError as error:
             told = await self._absence.told(repository, reference, error)
             if told is error:
                 raise
             raise told from error
+        self.uses.touch(repository, answer.digest)
         if ahead or not isinstance(reference, Digest):
             self.served.note(repository, reference, answer.digest)
         if ahead and self._read_ahead.due(repository, answer.digest):
@@ -180,12 +203,26 @@ class Cache:
         return answer
 
     async def refresh(self, repository: Repository, tag: Tag) -> tuple[Validated | None, Validated]:
-        """Ask upstream what a tag is now; see `Manifests.refresh`."""
-        return await self.manifests.refresh(repository, tag)
+        """Ask upstream what a tag is now; see `Tags.refresh`."""
+        return await self.tags.refresh(repository, tag)
 
     def upstream(self, namespace: str) -> Upstream:
         """Return the upstream of a namespace, see `Upstreams.of`."""
         return self._upstreams.of(namespace)
+
+    def _label(self, namespace: str) -> str:
+        """Return what metrics call an upstream, which may have been taken away meanwhile."""
+        try:
+            return self._upstreams.of(namespace).label
+        except NameUnknown:
+            return "*"
+
+    def told(self, namespace: str) -> dict[str, str]:
+        """Return the headers that tell a mirror below what is left of an upstream's limit, see `thrift.told`."""
+        try:
+            return told(self._upstreams.of(namespace).budget, self._clock())
+        except NameUnknown:  # a reload may just have taken it away
+            return {}
 
     async def close(self) -> None:
         """Stop everything; unfinished fills leave on disk what they can be gone on from."""
@@ -193,6 +230,7 @@ class Cache:
             await self._housekeeper.close()
         self.evictor.close()
         await self.vouching.close()
+        await self.tags.close()
         await self.manifests.close()
         await self.listings.close()
         await self._passages.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from mirror.upstream.protocol import Upstreams
 
 REFUSED_SECONDS = 60  # for how long a digest is refused that was wrong twice (promise 3)
-MAX_FILLS = 512  # under way and waiting, two files each; past it a request is refused rather than queued
+MAX_FILLS = 512  # under way and waiting, two files each; past it a request is refused rather than queued, …
+MAX_OF_ONE = MAX_FILLS * 3 // 4  # … and past this where they are all of one upstream: it may be the one that hangs
 
 
 class Fills:
@@ -39,6 +41,7 @@ class Fills:
         self._threads = threads
         self._upstreams = upstreams
         self._running: dict[Digest, Fill] = {}
+        self._of: Counter[str] = Counter()  # how many run, by what their upstream is called
         self._tasks: set[asyncio.Task[None]] = set()
         self._refused: TTLCache[tuple[str, Digest], str] = TTLCache(4096, REFUSED_SECONDS)
         self.counted = asyncio.Event()  # the room knows what is on disk; no fill starts before
@@ -69,9 +72,9 @@ class Fills:
         namespace = origin.repository.namespace
         if (reason := self._refused.get((namespace, digest))) is not None:
             raise UpstreamBroken(reason, namespace=namespace, retry_after=REFUSED_SECONDS)
-        if len(self._running) >= (
-            MAX_FILLS if urgent else MAX_FILLS // 2
-        ):  # clients find a place whatever is read ahead
+        label = origin.upstream.label
+        most = MAX_FILLS if urgent else MAX_FILLS // 2  # clients find a place whatever is read ahead
+        if len(self._running) >= most or self._of[label] >= min(most, MAX_OF_ONE):
             raise Overloaded(f"{len(self._running)} fills are under way or waiting; ask again in a while")
         fill = Fill(
             digest,
@@ -85,18 +88,20 @@ class Fills:
             first=first,
         )
         self._running[digest] = fill
+        self._of[label] += 1
         metrics.FILLS_RUNNING.set(len(self._running))
-        task = asyncio.create_task(self._run(fill), name=f"fill {digest}")
+        task = asyncio.create_task(self._run(fill, label), name=f"fill {digest}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return fill
 
-    async def _run(self, fill: Fill) -> None:
+    async def _run(self, fill: Fill, label: str) -> None:
         try:
             await self.counted.wait()
             await fill.run()
         finally:
             del self._running[fill.digest]
+            self._of[label] -= 1
             metrics.FILLS_RUNNING.set(len(self._running))
             if isinstance(fill.error, UpstreamBroken):
                 self._refused[fill.namespace, fill.digest] = f"{fill.error} (refused for {REFUSED_SECONDS} s)"

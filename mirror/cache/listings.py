@@ -14,7 +14,7 @@ from cachetools import TTLCache
 
 from mirror.cache.freshness import Age
 from mirror.cache.keep import keep
-from mirror.cache.outcome import HIT, LOCAL, Outcome
+from mirror.cache.outcome import HIT, LOCAL, Forward, Outcome, stale
 from mirror.cache.parsing import INLINE
 from mirror.cache.shared import Shared
 from mirror.errors import (
@@ -28,6 +28,7 @@ from mirror.errors import (
 from mirror.oci.digest import Digest
 from mirror.oci.mediatype import OCI_INDEX
 from mirror.store.changes import ListingSet, Lost, Stored
+from mirror.upstream.protocol import ReferrersBody
 
 if TYPE_CHECKING:
     from mirror.cache.means import Means
@@ -39,6 +40,7 @@ log = structlog.get_logger(__name__)
 PATIENCE = 20.0  # seconds for upstream
 PATIENCE_WITH_STALE = 3.0  # the same where a cached answer is at hand
 NEGATIVE_SECONDS = 5
+_ONLY_CACHED = "only what is cached: "
 MOST = 10_000  # entries of one page that the mirror gives, whatever is asked for
 
 
@@ -68,7 +70,7 @@ class Listings:
         self._memory = means.memory
         self._upstreams = means.upstreams
         self._pages: Shared[TagPage] = Shared()
-        self._fetches: Shared[bytes] = Shared()
+        self._fetches: Shared[ReferrersBody] = Shared()
         self._negative: TTLCache[tuple[Repository, Digest], UpstreamNotFound] = TTLCache(4096, NEGATIVE_SECONDS)
 
     def catalog(self, *, n: int | None, last: str) -> Page:
@@ -101,10 +103,11 @@ class Listings:
         else:
             tags = page.tags[:limit]
             more = page.more or len(page.tags) > limit
-            return Page(tags, more, Outcome(forward="uri-miss", status=200, collapsed=joined))
+            warning = None if page.stale is None else f"{_ONLY_CACHED}{page.stale.removeprefix(_ONLY_CACHED)}"
+            return Page(tags, more, Outcome(forward="uri-miss", status=200, collapsed=joined, warning=warning))
         if not known:
             raise error
-        outcome = Outcome(hit=True, forward="stale", warning=f"only what is cached: {error}")
+        outcome = Outcome(hit=True, forward="stale", warning=f"{_ONLY_CACHED}{error}")
         return Page(tuple(known[:limit]), len(known) > limit, outcome)
 
     async def _ask(self, repository: Repository, *, n: int | None, last: str | None) -> TagPage:
@@ -127,7 +130,7 @@ class Listings:
                 return Referrers(await _parsed(cached, repository), HIT)
         patience = PATIENCE if age is Age.TOO_OLD else PATIENCE_WITH_STALE
         try:
-            body, joined = await self._fetch(repository, subject, patience)
+            got, joined = await self._fetch(repository, subject, patience)
         except UpstreamNotFound:
             raise
         except TimeoutError:
@@ -136,12 +139,14 @@ class Listings:
         except UpstreamError as failed:
             error = failed
         else:
-            self._means.uses.touch(repository, Digest.of(body))
-            forward = Outcome(forward="uri-miss" if known is None else "stale", status=200, collapsed=joined)
-            return Referrers(await _parsed(body, repository), forward)
+            self._means.uses.touch(repository, Digest.of(got.body))
+            how: Forward = "uri-miss" if known is None else "stale"
+            warning = None if got.stale is None else stale(got.stale)
+            outcome = Outcome(forward=how, status=200, collapsed=joined, warning=warning)
+            return Referrers(await _parsed(got.body, repository), outcome)
         if cached is None or age is Age.TOO_OLD:
             raise error
-        outcome = Outcome(hit=True, forward="stale", status=error.upstream_status, warning=f"stale: {error}")
+        outcome = Outcome(hit=True, forward="stale", status=error.upstream_status, warning=stale(str(error)))
         return Referrers(await _parsed(cached, repository), outcome)
 
     async def close(self) -> None:
@@ -158,7 +163,7 @@ class Listings:
                 await self._index.apply(Lost(body))
             return None
 
-    async def _fetch(self, repository: Repository, subject: Digest, patience: float) -> tuple[bytes, bool]:
+    async def _fetch(self, repository: Repository, subject: Digest, patience: float) -> tuple[ReferrersBody, bool]:
         refused = self._negative.get((repository, subject))
         if refused is not None:
             raise refused.with_traceback(None)
@@ -170,18 +175,19 @@ class Listings:
             self._negative[repository, subject] = error
             raise
 
-    async def _fetch_and_keep(self, repository: Repository, subject: Digest) -> bytes:
+    async def _fetch_and_keep(self, repository: Repository, subject: Digest) -> ReferrersBody:
         known = self._index.listing(repository, subject)
         async with self._means.turn(repository, f"referrers {subject}", PATIENCE) as left:
             now = self._index.listing(repository, subject)
             if now is not None and now != known:  # another process has asked meanwhile
                 meanwhile = await self._cached(now.digest)
                 if meanwhile is not None:
-                    return meanwhile
+                    return ReferrersBody(meanwhile, public=False)
             got = await self._upstreams.of(repository.namespace).referrers(repository, subject, patience=left)
             await _parsed(got.body, repository)
-            await self._keep(repository, subject, got.body)
-        return got.body
+            if got.stale is None:  # else it is not known to hold now
+                await self._keep(repository, subject, got.body)
+        return got
 
     async def _keep(self, repository: Repository, subject: Digest, body: bytes) -> None:
         digest = Digest.of(body)

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
     from mirror.cache.freshness import Freshness
     from mirror.cache.memory import Memory
+    from mirror.cache.quarantine import Quarantine
     from mirror.cache.space import Space
+    from mirror.cache.thrift import Thrift
     from mirror.cache.uses import Uses
     from mirror.oci.digest import Digest
     from mirror.oci.name import Repository
     from mirror.store.blobs import BlobStore
+    from mirror.store.dealings import Dealings
     from mirror.store.index import Index
     from mirror.store.turns import Turns
     from mirror.upstream.protocol import Upstreams
@@ -36,6 +39,9 @@ class Means:
     memory: Memory
     upstreams: Upstreams
     freshness: Freshness
+    thrift: Thrift
+    quarantine: Quarantine
+    book: Dealings
     uses: Uses
     turns: Turns
     pinned: Callable[[Repository, Digest | None, str | None], bool]

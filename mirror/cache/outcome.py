@@ -27,6 +27,8 @@ class Outcome:
         """One word for metrics and log."""
         if self.warning is not None:
             return "stale"
+        if self.detail == "denied":
+            return "denied"
         if self.hit:
             return "hit"
         if self.forward == "stale":
@@ -58,4 +60,11 @@ class Outcome:
 
 
 HIT = Outcome(hit=True)
+SAVING = Outcome(hit=True, detail="saving")  # past its own ttl, and upstream's limit runs out: `mirror.cache.thrift`
 LOCAL = Outcome(detail="local")
+DENIED = Outcome(detail="denied")  # by a rule of `pulls`
+
+
+def stale(reason: str) -> str:
+    """Return a warning that says so once, through however many mirrors it has come."""
+    return f"stale: {reason.removeprefix('stale: ')}"

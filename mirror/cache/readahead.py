@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from mirror.cache.fills import Fills
     from mirror.cache.space import Space
+    from mirror.cache.thrift import Thrift
     from mirror.oci.digest import Digest
     from mirror.oci.manifest import Manifest
     from mirror.oci.name import Repository
@@ -39,6 +40,7 @@ class ReadAhead:
         space: Space,
         wanted: Mapping[str, bool],
         *,
+        thrift: Thrift,
         otherwise: bool,
     ) -> None:
         """`wanted` says by namespace whether to read ahead; `otherwise` holds for those it does not name.
@@ -49,6 +51,7 @@ class ReadAhead:
         self._blobs = blobs
         self._vouch = vouch
         self._space = space
+        self._thrift = thrift
         self._wanted = wanted
         self._otherwise = otherwise
         self._seen: TTLCache[tuple[Repository, Digest], bool] = TTLCache(4096, AGAIN_SECONDS)
@@ -67,6 +70,9 @@ class ReadAhead:
         """A client has asked by GET for the manifest `digest`: begin with what it will ask for next. Never an index."""
         self._seen[repository, digest] = True
         if manifest.is_index:
+            return
+        if not self._thrift.reads_ahead(repository):
+            metrics.READ_AHEAD.labels("saved").inc()
             return
         for blob in manifest.blobs[:MOST_WAITING]:
             if self._blobs.size(blob.digest) is not None:

@@ -165,7 +165,7 @@ async def _run(
     from mirror.cache.cache import Cache  # noqa: PLC0415  # the same
     from mirror.upstream.registries import Registries  # noqa: PLC0415  # the same
 
-    upstreams = Registries(settings, instance=secrets.token_hex(8), request_id=lambda: None)
+    upstreams = Registries(settings, instance=secrets.token_hex(8), request_id=lambda: None, book=store.dealings)
     cache = Cache(settings, store, upstreams)
     cache.attend()
     wanted = result.inputs.wanted

@@ -114,7 +114,7 @@ async def _ask(
     from mirror.cache.cache import Cache  # noqa: PLC0415  # what speaks HTTP takes long to import
     from mirror.upstream.registries import Registries  # noqa: PLC0415
 
-    upstreams = Registries(settings, instance=secrets.token_hex(8), request_id=lambda: None)
+    upstreams = Registries(settings, instance=secrets.token_hex(8), request_id=lambda: None, book=store.dealings)
     cache = Cache(settings, store, upstreams)
     some = asyncio.Semaphore(_AT_ONCE)
 

@@ -219,7 +219,7 @@ async def _fetch(settings: Config, store: Store, problems: Sequence[Problem]) ->
     from mirror.store.rejection import is_listing  # noqa: PLC0415  # the same
     from mirror.upstream.registries import Registries  # noqa: PLC0415
 
-    upstreams = Registries(settings, instance=secrets.token_hex(8), request_id=lambda: None)
+    upstreams = Registries(settings, instance=secrets.token_hex(8), request_id=lambda: None, book=store.dealings)
     cache = Cache(settings, store, upstreams)
     cache.attend()
     some = asyncio.Semaphore(_AT_ONCE)

@@ -153,6 +153,7 @@ def _ruling(about: About, case: Case, named: list[Named], count: int) -> list[Fi
     if ours:
         order = f", before it {foreign[0].text}" if foreign and named.index(foreign[0]) < named.index(ours[0]) else ""
         findings.append(about.ok(f"names the mirror: {ours[0].text}{order}"))
+        findings += _beyond(about, case)
     elif foreign:
         findings.append(
             about.warning(
@@ -161,6 +162,23 @@ def _ruling(about: About, case: Case, named: list[Named], count: int) -> list[Fi
             )
         )
     return findings
+
+
+def _beyond(about: About, case: Case) -> list[Finding]:
+    """Return what there is to say where rules bind nobody who goes on from here."""
+    config = case.config
+    if config is None or not case.here or config.server.fallback:
+        return []  # with a fallback it is said of the configuration, for all clients
+    if not any(not rule.allow or rule.require_digest or rule.min_age for rule in config.pulls):
+        return []
+    return [
+        about.warning(
+            "Docker goes on to Docker Hub where the mirror refuses, whatever server.fallback says: it gets round what "
+            "pulls refuses there",
+            "let nobody but the mirror out to Docker Hub, or have images called by the mirror's name: "
+            "docs/guide/rules.md",
+        )
+    ]
 
 
 async def _in_force(case: Case, ours: URL, settings: dict[str, Any], engine: dict[str, Any] | None) -> list[Finding]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mirror.doctor import clock, containerd, docker, k3s, limits, listening, podman, storage, upstreams
+from mirror.doctor import clock, containerd, dealings, docker, k3s, limits, listening, podman, storage, upstreams
 from mirror.doctor.finding import About, Finding, Level
+from mirror.store.dealings import Dealings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -26,6 +27,7 @@ _CLIENTS = {
 }
 _FILES = "the disk that has its configuration hangs (see dmesg), or something between here and the mirror swallows all"
 _BROKEN = "see whether that path is right, and dmesg whether its disk is"
+_BOOK = 3.0  # seconds for what is known of upstreams
 LIMIT = 30.0  # seconds for one check; what it does has shorter limits, but for a disk that hangs
 
 
@@ -89,8 +91,12 @@ def _configuration(case: Case) -> list[Finding]:
 
 
 async def _upstreams(case: Case) -> list[Finding]:
-    probed = await upstreams.probe(case)
-    return [one.finding for one in probed] + clock.examine([one.ahead for one in probed if one.ahead is not None])
+    book, findings = Dealings(None), list[Finding]()
+    with suppress(TimeoutError):  # the disk hangs, which is what the store's own check says
+        book, findings = await asyncio.wait_for(_in_thread(lambda: dealings.read(case)), _BOOK)
+    probed = await upstreams.probe(case, book)
+    findings += [finding for one in probed for finding in (one.finding, *one.more)]
+    return findings + clock.examine([one.ahead for one in probed if one.ahead is not None])
 
 
 def _client(look: Callable[[Case], Coroutine[Any, Any, list[Finding]]], case: Case) -> list[Finding]:

@@ -74,8 +74,11 @@ def mirror(cause: Cause, url: URL) -> str:
     return _MIRROR[cause].format(host=url.host, port=url.port, where=f"{url.host}:{url.port}")
 
 
-def upstream(cause: Cause, name: str, url: URL, *, proxied: bool) -> str:
-    """Return what to do where an upstream does not answer at `url`; `proxied`: it is asked by way of a proxy."""
+def upstream(cause: Cause, entry: str, url: URL, *, proxied: bool) -> str:
+    """Return what to do where an upstream does not answer at `url`, which the configuration has at `entry`.
+
+    `proxied`: it is asked by way of a proxy.
+    """
     by_proxy = "" if proxied else "; where the way out is a proxy, set https_proxy (and no_proxy) for the mirror"
     where = f"{url.host}:{url.port}"
-    return _UPSTREAM[cause].format(host=url.host, where=where, entry=f"upstreams.{name}", by_proxy=by_proxy)
+    return _UPSTREAM[cause].format(host=url.host, where=where, entry=entry, by_proxy=by_proxy)

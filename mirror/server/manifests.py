@@ -8,6 +8,7 @@ from aiohttp import web
 
 from mirror.oci.range import content_range, parse_range
 from mirror.server import conditional
+from mirror.upstream import via
 
 if TYPE_CHECKING:
     from mirror.cache.cache import Cache
@@ -29,6 +30,11 @@ async def respond(
     if found.outcome.warning is not None:
         # Podman prints it to its user. RFC 7234 §5.5: 299 is a persistent warning.
         headers["Warning"] = f'299 - "{_quoted(found.outcome.warning)}"'
+    if via.through():
+        # What it is told lets a mirror below save as this one does, and count how old a tag is from the registry on.
+        headers |= cache.told(repository.namespace)
+        if found.age is not None:
+            headers["Age"] = f"{found.age:.0f}"  # RFC 9111 §5.1
     if (status := conditional.status(request.headers, found.digest)) is not None:
         del headers["Content-Type"]
         return web.Response(status=status, headers=headers), found.outcome

@@ -13,7 +13,7 @@ import pytest
 from yarl import URL
 
 from mirror import config
-from mirror.cache import blobs, fill, listings, manifests, transfer, vouching
+from mirror.cache import blobs, fill, listings, manifests, tags, transfer, vouching
 from mirror.config.upstreams import WELL_KNOWN
 from mirror.server.run import Server
 from mirror.upstream import attempts
@@ -207,9 +207,9 @@ def document(upstreams: FakeRegistry | Mapping[str, Any], store: Path, **section
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait tenths of a second where the mirror waits seconds, and do not ask again: for upstreams that fail or hang."""
-    for module in (manifests, listings, blobs, fill, vouching):
+    for module in (manifests, tags, listings, blobs, fill, vouching):
         monkeypatch.setattr(module, "PATIENCE", 0.5)
-    for module in (manifests, listings):
+    for module in (tags, listings):
         monkeypatch.setattr(module, "PATIENCE_WITH_STALE", 0.4)
     monkeypatch.setattr(attempts, "TRIES", 1)
     monkeypatch.setattr(transfer, "GIVE_UP", 0.3)

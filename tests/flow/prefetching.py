@@ -96,7 +96,8 @@ async def site(
     try:
         if not opened.counted:
             await opened.count()
-        registries = Registries(settings, instance="a prefetch", request_id=lambda: None)
+        book = opened.dealings
+        registries = Registries(settings, instance="a prefetch", request_id=lambda: None, book=book, clock=clock)
         cache = Cache(settings, opened, registries, clock=clock)
         cache.attend()
         try:

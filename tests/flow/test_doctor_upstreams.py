@@ -60,6 +60,16 @@ async def test_a_wrong_password(mode: str, host: Host, url: str, upstream: FakeR
     assert CANARY not in str(findings)
 
 
+async def test_each_of_several_credentials_is_tried(host: Host, url: str, upstream: FakeRegistry) -> None:
+    upstream.auth.mode, upstream.auth.users, upstream.auth.anonymous = "bearer", {"me": CANARY, "you": "else"}, False
+    bound = {"username": "you", "password": CANARY, "name": "team", "repositories": ["acme/**"]}
+    findings = await host.examined({"docker.io": {"url": upstream.url, "credentials": [ME, bound]}}, url)
+    assert "the credentials are good" in one(findings, "upstreams", Level.OK).found
+    found = only([f for f in findings if "without encryption" not in f.found])
+    assert (found.subject, found.level) == ("docker.io, as team", Level.FAILURE)
+    assert CANARY not in str(findings)
+
+
 async def test_credentials_that_are_missing(host: Host, url: str, upstream: FakeRegistry) -> None:
     upstream.auth.mode = "basic"
     found = only(await host.examined(upstream, url))
@@ -166,8 +176,11 @@ async def test_an_upstream_that_limits_requests(host: Host, url: str, upstream: 
 
 
 async def test_an_upstream_whose_limit_is_used_up(host: Host, url: str, upstream: FakeRegistry) -> None:
-    upstream.headers |= {"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "7;w=21600"}
-    assert "7 of 100 requests are left" in one(await host.examined(upstream, url), "upstreams", Level.OK).found
+    upstream.headers |= {"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "30;w=21600"}
+    assert "30 of 100 requests are left" in one(await host.examined(upstream, url), "upstreams", Level.OK).found
+    upstream.headers["ratelimit-remaining"] = "7;w=21600"
+    found = only(await host.examined(upstream, url))
+    assert (found.level, "only 7 of 100 requests are left, so the mirror saves" in found.found) == (Level.WARNING, True)
     upstream.headers["ratelimit-remaining"] = "0;w=21600"
     found = only(await host.examined(upstream, url))
     assert (found.level, "nothing new until" in found.found) == (Level.WARNING, True)

@@ -32,7 +32,7 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 # What a label may say, whoever asks for whatever. Namespaces are those of the configuration.
 FIXED = {
     "kind": {kind.value for kind in Kind} | {"token"},
-    "cache": {"hit", "miss", "stale", "revalidated", "collapsed", "none"},
+    "cache": {"hit", "miss", "stale", "revalidated", "collapsed", "none", "denied"},
     "outcome": {"stored", "failed", "stopped", "begun", "refused", "past the limit", "no room"},
     "reason": {
         "denied",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -31,7 +31,7 @@ class Hub(FakeRegistry):
 
     def __init__(self) -> None:
         super().__init__()
-        self.limit = 100
+        self.allowed = 100
         self.remaining = 100
 
     def answer(self, record: Record) -> Answer:
@@ -42,7 +42,7 @@ class Hub(FakeRegistry):
             self.remaining -= counted
             answer = super().answer(record)
         if record.kind == "manifest":
-            answer.headers["ratelimit-limit"] = f"{self.limit};w=21600"
+            answer.headers["ratelimit-limit"] = f"{self.allowed};w=21600"
             answer.headers["ratelimit-remaining"] = f"{self.remaining};w=21600"
         return answer
 
@@ -99,10 +99,15 @@ async def test_a_share_of_the_limit_is_left_to_others(hub: Hub, here: Site, jobs
     assert max(one.waited for one in fetched) == pytest.approx(420, abs=1)
 
 
-async def test_at_the_end_of_the_limit_it_waits_and_goes_on(hub: Hub, here: Site) -> None:
+@pytest.mark.parametrize("kept", [0, 20])
+async def test_at_the_end_of_the_limit_or_of_what_a_rule_leaves_to_it_it_waits_and_goes_on(
+    hub: Hub, here: Site, kept: int
+) -> None:
     for number in range(4):
         hub.add_image("library/app", f"v{number}", layers=[b"%d" % number])
-    hub.remaining = 2
+    hub.remaining = kept + 2
+    if not kept:
+        here.cache.thrift.reconfigure(())
 
     async def sleep(_: float) -> None:
         hub.remaining = 50
@@ -110,9 +115,11 @@ async def test_at_the_end_of_the_limit_it_waits_and_goes_on(hub: Hub, here: Site
     here.on_sleep = sleep
     fetched = await here.fetch(*(f"app:v{number}" for number in range(4)))
     assert [one.failure for one in fetched] == [None] * 4
-    assert {wait.reason for wait in here.said(Waiting)} == {
-        "docker.io has given all the requests that its limit allows"
-    }
+    if kept:
+        told = "docker.io allows remain, and a rule of `budget` keeps 20% of all for what clients wait for"
+    else:
+        told = "docker.io has given all the requests that its limit allows"
+    assert all(wait.reason.endswith(told) for wait in here.said(Waiting))
     assert gets(hub) == 4  # none was asked for in vain
     assert here.slept == [60]
 
@@ -121,11 +128,6 @@ async def test_a_429_is_waited_for_as_long_as_it_says(hub: Hub, here: Site) -> N
     hub.add_image("library/app", "v1")
     hub.fault(kind="manifest", method="GET", times=1, then=Status(429, "TOOMANYREQUESTS", retry_after=40))
 
-    async def sleep(_: float) -> None:
-        registry: Any = here.cache.upstream("docker.io")
-        registry._attempts._rests._until.clear()  # the time has passed for it, too
-
-    here.on_sleep = sleep
     [fetched] = await here.fetch("app:v1")
     assert fetched.failure is None
     assert [round(seconds) for seconds in here.slept] == [40]

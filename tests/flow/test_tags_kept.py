@@ -55,23 +55,23 @@ async def test_a_refresh_asks_however_fresh_a_tag_is_and_fetches_what_is_new(
 ) -> None:
     first = upstream.add_image(REPO, "v1", layers=[b"layer"])
     mirror = await start(upstream, freshness=[{"match": "**", "immutable": True}])
-    manifests = mirror.server.cache.manifests
-    before, after = await manifests.refresh(REPOSITORY, Tag("v1"))
+    tags = mirror.server.cache.tags
+    before, after = await tags.refresh(REPOSITORY, Tag("v1"))
     assert (before, after.digest) == (None, first)
     clock.advance(10)
-    before, after = await manifests.refresh(REPOSITORY, Tag("v1"))
+    before, after = await tags.refresh(REPOSITORY, Tag("v1"))
     assert before is not None
     assert (before.digest, after.digest, after.at - before.at) == (first, first, 10)
     assert (heads(upstream), gets(upstream)) == (1, 1)
     second = upstream.add_image(REPO, "v1", layers=[b"another layer"])
-    before, after = await manifests.refresh(REPOSITORY, Tag("v1"))
+    before, after = await tags.refresh(REPOSITORY, Tag("v1"))
     assert before is not None
     assert (before.digest, after.digest) == (first, second)
     assert (heads(upstream), gets(upstream)) == (2, 2)
     assert (await mirror.get(V1)).headers["Docker-Content-Digest"] == str(second)
     assert (heads(upstream), gets(upstream)) == (2, 2)
     with pytest.raises(UpstreamNotFound):
-        await manifests.refresh(REPOSITORY, Tag("v9"))
+        await tags.refresh(REPOSITORY, Tag("v9"))
 
 
 def file_of(store: Path, digest: Digest) -> Path:
