@@ -1,14 +1,16 @@
 """One blob's bytes from upstream: which range next, over how many connections, and what to do when one breaks.
 
 Small blobs come in one request. Large ones come as bounded ranges, in order from where a client waits, so that
-nothing is fetched twice and connections stay usable. A second, third and fourth connection is tried where one is what
-limits the speed, and kept only if it helps.
+nothing is fetched twice and connections stay usable. Further connections are tried where one is what limits the speed,
+and kept only if they help. Where everything is on its way already, and slowly, a further one takes the latter half of
+what another would be busy with for longest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from mirror.cache.segments import LARGE, MIB, Segments
@@ -23,11 +25,13 @@ if TYPE_CHECKING:
     from mirror.store.spans import Spans
     from mirror.upstream.protocol import BlobBody
 
-MAX_LANES = 4
+MAX_LANES = 8
+FAR_LANES = 4  # of them, that go to offsets which clients ask for before the rest has got there
 TICK = 0.25  # seconds between two looks at the speed
 SETTLE_TICKS = 3  # how many of them a new connection gets before it is judged
 REST_TICKS = 40  # how many pass after a connection that did not help
-HELPS = 1.2  # by how much the speed must grow for a further connection to stay
+HELPS = 0.5  # of what the others bring on average, what a further connection must add to stay
+SLOW = 4.0  # seconds that a blob of which all is on its way must still take for a further connection to be tried
 FAST = 128 * MIB  # bytes/s above which this machine, not the connection, is what limits the speed
 GIVE_UP = 120.0  # seconds of failures without a byte between them after which a transfer fails
 NOT_BEGUN = 10.0  # the same where no byte came at all: those who wait are better served by another registry
@@ -131,7 +135,7 @@ class Transfer:
 
     def _spare(self, position: int) -> None:
         """Send a connection to a far offset now, rather than when the ones at work are through with their ranges."""
-        free = not self._single and self._lanes and len(self._lanes) < MAX_LANES
+        free = not self._single and self._lanes and len(self._lanes) < FAR_LANES
         if free and (segment := self._segments.take(position, ENDLESS)) is not None:
             self._lanes.add(asyncio.create_task(self._lane(self._urgency, segment)))
 
@@ -151,6 +155,13 @@ class Transfer:
         if self._size is None:
             return self._claim_first()
         self._take_over()
+        segment = self._take()
+        return segment if segment is not None or self._single else self._segments.split()
+
+    def _take(self) -> Segment | None:
+        """Choose among what is not on its way."""
+        size = self._size
+        assert size is not None  # noqa: S101  # the caller sees to it
         blocked = [(reader, spot) for reader, spot in self._demands.items() if not self._segments.covered(spot[0])]
         ahead = list(self._demands.items())
         for reader, (position, stop) in blocked + ahead:
@@ -159,7 +170,7 @@ class Transfer:
                 self._demands[reader] = self._demands.pop(reader)  # turn and turn about
                 return segment
         for position in [*self._target.wanted(), 0]:
-            segment = self._segments.take(position, self._size)
+            segment = self._segments.take(position, size)
             if segment is not None:
                 return segment
         return None
@@ -168,7 +179,7 @@ class Transfer:
         """Free the ranges whose connections still wait for a place: a connection that is free now is sooner there."""
         own = asyncio.current_task()
         since = time.monotonic() - IN_VAIN  # what was just asked for is on its way, and would come twice
-        for segment in [one for one in self._segments if not one.begun and one.asked < since]:
+        for segment in [one for one in self._segments if not one.begun and one.asked < since and one.former is None]:
             lane = segment.lane
             if lane is not None and lane is not own and len(self._segments) > 1:
                 self._segments.drop(segment)
@@ -187,12 +198,11 @@ class Transfer:
 
     # --- connections ---------------------------------------------------------------------------------------------
 
-    def _spawn(self, urgency: Urgency) -> bool:
+    def _spawn(self, urgency: Urgency) -> Segment | None:
         segment = self._claim()
-        if segment is None:
-            return False
-        self._lanes.add(asyncio.create_task(self._lane(urgency, segment)))
-        return True
+        if segment is not None:
+            self._lanes.add(asyncio.create_task(self._lane(urgency, segment)))
+        return segment
 
     async def _lane(self, urgency: Urgency, segment: Segment | None) -> None:
         while segment is not None:
@@ -219,7 +229,7 @@ class Transfer:
         except (UpstreamUnavailable, UpstreamLimited) as error:
             if segment.stop is not None and segment.at >= segment.stop:
                 return True
-            await self._bear(error)
+            await self._bear(error, answered=segment.begun)
         except UpstreamBroken as error:
             if segment.begun or not self._moved or self._lies:
                 raise
@@ -231,7 +241,7 @@ class Transfer:
         """Make one request and take its body; say whether the segment is done."""
         whole = segment.at == 0 and (self._plain or segment.stop is None)
         async with self._target.open(segment.at, None if whole else segment.stop, urgency) as body:
-            segment.begun = True
+            segment.begun, segment.start, segment.since = True, segment.at, time.monotonic()
             if not body.ranged and not whole:
                 self._single, self._allowed = True, 1
                 if len(self._lanes) > 1:
@@ -241,6 +251,8 @@ class Transfer:
                 self._plain = self._single = True  # a part of nobody knows how much
                 segment.at, segment.stop = 0, None
                 return False
+            if not self._segments.part(segment):
+                return True
             await self._target.begin(body.size)
             self._confine(segment, body)
             came = await self._take_in(segment, body)
@@ -260,7 +272,8 @@ class Transfer:
             self._progress(await self._target.land(fits, segment.at))
             segment.at += len(fits)
             came += len(fits)
-            if len(fits) < len(piece) or self._rest_is_here(segment):
+            over = segment.cut and segment.stop is not None and segment.at >= segment.stop
+            if over or len(fits) < len(piece) or self._rest_is_here(segment):
                 break
         return came
 
@@ -287,13 +300,13 @@ class Transfer:
         if fresh:  # what had come before does not show that upstream gets any further
             self._failures = 0
 
-    async def _bear(self, error: UpstreamError) -> None:
+    async def _bear(self, error: UpstreamError, *, answered: bool = True) -> None:
         """After a break: go on at once, then ever later; raise where nothing came at all, or not for too long."""
         now = time.monotonic()
         if self._failures == 0:
             self._failing_since = now
         self._failures += 1
-        if not self._moved and (self._size is None or now - self._failing_since > NOT_BEGUN):
+        if not self._moved and ((self._size is None and not answered) or now - self._failing_since > NOT_BEGUN):
             raise error
         if now - self._failing_since > GIVE_UP:
             raise error
@@ -308,19 +321,30 @@ class Transfer:
             before = await self._measure(SETTLE_TICKS)
             if not self._worth_trying(before):
                 continue
-            self._allowed += 1
-            if not self._spawn(Urgency(urgent=False)):
-                self._allowed -= 1
+            segment = self._spawn(Urgency(urgent=False))
+            if segment is None:
                 continue
-            await self._measure(1)  # it opens, it asks
+            self._allowed += 1
+            before = await self._until_begun(segment, before)
+            await self._measure(1)  # it gets going
             after = await self._measure(SETTLE_TICKS)
-            if after < before * HELPS:
+            if after < before * (1 + HELPS / (self._allowed - 1)):
                 self._allowed -= 1
                 await self._measure(REST_TICKS)
 
+    async def _until_begun(self, segment: Segment, speed: float) -> float:
+        """Wait until a further connection is answered; return the speed shortly before (`speed`, as far as known)."""
+        speeds = deque([speed, speed], SETTLE_TICKS + 1)
+        while not segment.begun and segment in self._segments:
+            speeds.append(await self._measure(1))
+        speeds.pop()
+        return sum(speeds) / len(speeds)
+
     def _worth_trying(self, speed: float) -> bool:
-        large = self._size is not None and self._size >= LARGE
-        return large and not self._single and self._urgency.urgent and self._allowed < MAX_LANES and 0 < speed < FAST
+        if self._size is None or self._single or not self._urgency.urgent or self._allowed >= MAX_LANES:
+            return False
+        left = self._size - self._target.spans.total()
+        return 0 < speed < FAST and (self._size >= LARGE or left > SLOW * speed)
 
     async def _measure(self, ticks: int) -> float:
         """Return the speed over some ticks, bytes/s, and look meanwhile for what other processes' readers want."""

@@ -56,7 +56,11 @@ def share_of(config: Config) -> Config:
         "max_connections_per_client": part_of(server.max_connections_per_client),
         "max_requests_per_client": part_of(server.max_requests_per_client),
     }
-    return replace(config, server=replace(server, **cast("dict[str, Any]", limits)))
+    upstreams = {
+        name: replace(each, max_connections=part(each.max_connections), max_rate=part_of(each.max_rate))
+        for name, each in config.upstreams.items()
+    }
+    return replace(config, server=replace(server, **cast("dict[str, Any]", limits)), upstreams=upstreams)
 
 
 def work(number: int, config: Config, *, handed: Handed, channel: Channel, owner: Owner, instance: str) -> int:

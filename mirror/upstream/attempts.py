@@ -28,11 +28,12 @@ class Attempts:
     """
 
     def __init__(self, wire: Wire, *, once: bool = False) -> None:
-        """`once`: nothing is tried again here, since whoever asks does so, or asks elsewhere."""
+        """`once`: nothing is tried again here, nor told, since whoever asks does so, or asks elsewhere."""
         self._wire = wire
         self._once = once
         self._down = False
         self._away = True
+        self.contacted = False  # there has been an attempt
 
     @property
     def away(self) -> bool:
@@ -41,8 +42,13 @@ class Attempts:
 
     @away.setter
     def away(self, value: bool) -> None:
-        self._away = value
-        self._wire.tell_away(away=value)
+        self._away, self.contacted = value, True
+        self.show()
+
+    def show(self) -> None:
+        """Tell the metrics, unless whoever asks does."""
+        if self.contacted and not self._once:
+            self._wire.tell_away(away=self._away)
 
     async def run(self, kind: str, patience: float, attempt: Callable[[asyncio.Timeout], Awaitable[_T]]) -> _T:
         """Return what `attempt` returns, trying again where there was no answer, or a 5xx, or a short `Retry-After`.
@@ -85,7 +91,7 @@ class Attempts:
             self.away = self._down = True
             self._wire.count(kind, "timeout")
             raise UpstreamUnavailable(
-                f"{self._wire.namespace} did not answer within {patience:.3g} s", namespace=self._wire.namespace
+                f"{self._wire.namespace} did not answer within {max(patience, 0.0):.3g} s", namespace=self._wire.namespace
             ) from None
         raise AssertionError("the last attempt either returns or raises")
 

@@ -134,6 +134,13 @@ class Upstream(Protocol):
         """Whether the last contact failed, or there has been none, or the mirror is offline."""
         ...
 
+    def lacks(self, repository: Repository) -> bool:
+        """Say whether something of that repository could not be had lately, and who may know better is away.
+
+        Only where there are several endpoints; the whole upstream is not `away` then, and gives what it has.
+        """
+        ...
+
     @property
     def accounts(self) -> Accounts:
         """Its credentials, and what it said of each."""
@@ -166,7 +173,7 @@ class Upstream(Protocol):
         """Fetch a blob, or its bytes from `start` up to and without `stop`, by GET.
 
         A `Range` header is sent only where `start` or `stop` is given. What is not urgent is read-ahead: it waits
-        behind whatever is urgent, and holds at most six of the eight places for blobs of this upstream. Leaving the
+        behind whatever is urgent, and holds at most three quarters of the places for blobs of this upstream. Leaving the
         context early closes the connection, leaving it after the last byte keeps it for reuse. `avoid` names endpoints
         that are asked only where there is no other. An answer whose `Content-Range` is not what was asked for raises
         `UpstreamBroken`; a 200 to a range is an answer (`ranged` is False, `start` 0); a 416 raises `UpstreamBroken`.
@@ -194,6 +201,10 @@ class Upstreams(Protocol):
 
     def of(self, namespace: str) -> Upstream:
         """Return the upstream of a canonical namespace; raise `NameUnknown` for one that is not mirrored."""
+        ...
+
+    def show(self) -> None:
+        """Tell the metrics what is known of each: they have forgotten it."""
         ...
 
     async def close(self) -> None:

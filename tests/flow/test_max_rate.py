@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 from mirror.cache import fills
+from mirror.metrics import UPSTREAM_CONNECTIONS
 from mirror.server.worker import share_of
 from tests.fakes.faults import Gate, Hang
 from tests.flow.fills import MIB, REPO, fill_of, path_of, until
@@ -44,8 +45,7 @@ async def test_blobs_keep_to_the_rate_two_images_share_it_and_a_manifest_waits_f
     for pull in pulls:
         pull.cancel()
     await asyncio.gather(*pulls, return_exceptions=True)
-    for task in mirror.server.cache.fills.under_way():
-        task.cancel()
+    await mirror.server.cache.fills.close()
 
 
 async def test_one_upstream_that_hangs_delays_no_other_and_takes_no_place_from_it(
@@ -82,9 +82,12 @@ async def test_no_more_connections_than_are_configured(start: StartMirror, upstr
     mirror = await start({"docker.io": {"url": upstream.url, "max_connections": 3}})
     pulls = [asyncio.create_task(mirror.get(path_of(digest))) for digest in blobs]
     await upstream.seen(3, kind="blob")
+    assert UPSTREAM_CONNECTIONS.labels("docker.io")._value.get() == 3
     gate.set()
     assert {(await pull).status for pull in pulls} == {200}
+    await mirror.settled()
     assert upstream.connections_peak == 3
+    assert UPSTREAM_CONNECTIONS.labels("docker.io")._value.get() == 0
 
 
 @pytest.mark.parametrize(("workers", "connections", "rate"), [(1, 10, 1000), (3, 4, 334)])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from mirror.metrics import UPSTREAM_STALLS
 from tests.fakes.faults import Hang, NoLength, NoRange, Stall
 from tests.flow.fills import REPO, path_of
 
@@ -57,9 +58,11 @@ async def test_twenty_transfers_that_stall_for_ever_all_complete_and_no_pause_is
         pulls.append((f"/v2/{REPO}/manifests/{image if tag == 'v4' else tag}", body))
     assert len(pulls) == 20
     mirror = await start({"docker.io": {"url": upstream.url, "stall_timeout": f"{STALL_TIMEOUT:.0f}s"}})
+    counted = UPSTREAM_STALLS.labels("docker.io")._value.get()
     for batch in (pulls[:AT_ONCE], pulls[AT_ONCE : 2 * AT_ONCE], pulls[2 * AT_ONCE :]):
         for (_, body), (got, pause) in zip(
             batch, await asyncio.gather(*[pauses(mirror, path) for path, _ in batch]), strict=True
         ):
             assert got == body
             assert pause < STALL_TIMEOUT + 2
+    assert UPSTREAM_STALLS.labels("docker.io")._value.get() - counted == 15  # without those that had no header
