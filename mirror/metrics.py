@@ -142,7 +142,7 @@ PULLS_REFUSED = Counter(
 )
 QUARANTINE_HELD = Counter(
     "mirror_quarantine_held_total",
-    "Times that a tag's former digest was served because the new one is in quarantine.",
+    "Times that upstream named a new digest for a tag that waits its time: what it meant before goes on being served.",
     ["namespace"],
 )
 FILLS = Counter("mirror_fills_total", "Fills that ended, by how.", ["namespace", "outcome"])

@@ -99,9 +99,9 @@ class Admission:
 
     def of_number(self, number: int, repository: Repository) -> PullRefused:
         """Return the refusal of a rule, where it is not known any more which image was asked for."""
-        if not 0 <= number < len(self._rules):
+        rule = self._rules[number].rule if 0 <= number < len(self._rules) else None
+        if rule is None or (rule.allow and not rule.require_digest and not rule.min_age):
             return PullRefused(f"an image of {repository} was refused by a rule that is no longer; pull it again")
-        rule = self._rules[number].rule
         if not rule.allow:
             return PullRefused(f"{repository} is refused by {cited(rule)}: {rule.reason or _NO_REASON}")
         if rule.require_digest:

@@ -109,7 +109,8 @@ class Cache:
         completeness = Completeness(store.blobs, store.index, memory)
         self.manifests = Manifests(means, completeness)
         moves = Moves(means, self.manifests, completeness)
-        self.tags = Tags(means, self.manifests, moves, Troubles(store.dealings, clock))
+        self._troubles = Troubles(store.dealings, clock)
+        self.tags = Tags(means, self.manifests, moves, self._troubles)
         self._absence = Absence(store.index, store.graph, memory)
         self.listings = Listings(means)
         self._read_ahead = ReadAhead(
@@ -176,6 +177,7 @@ class Cache:
         if upstreams is not None:
             self._upstreams.switch(upstreams, self.fills.under_way())
             self.fills.forgive()
+            self._troubles.forgive()
         self._passages.forgive()
         self.evictor.max_size = self._store.limits(config.storage)[0]
 
@@ -210,6 +212,10 @@ class Cache:
         """Return the upstream of a namespace, see `Upstreams.of`."""
         return self._upstreams.of(namespace)
 
+    def show(self) -> None:
+        """Tell the metrics what is known of upstreams, whichever process was told it."""
+        self._upstreams.show()
+
     def _label(self, namespace: str) -> str:
         """Return what metrics call an upstream, which may have been taken away meanwhile."""
         try:
@@ -217,10 +223,11 @@ class Cache:
         except NameUnknown:
             return "*"
 
-    def told(self, namespace: str) -> dict[str, str]:
+    def told(self, repository: Repository) -> dict[str, str]:
         """Return the headers that tell a mirror below what is left of an upstream's limit, see `thrift.told`."""
         try:
-            return told(self._upstreams.of(namespace).budget, self._clock())
+            accounts = self._upstreams.of(repository.namespace).accounts
+            return told(accounts.best(repository.name), self._clock())
         except NameUnknown:  # a reload may just have taken it away
             return {}
 

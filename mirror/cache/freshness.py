@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
+from mirror.oci.pattern import compiled
 from mirror.store.changes import SETTLED
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Freshness:
 
     def reconfigure(self, rules: Sequence[FreshnessRule]) -> None:
         """Go by other rules from now on."""
-        self._rules = [(_pattern(rule.match), rule) for rule in rules]
+        self._rules = [(compiled(rule.match), rule) for rule in rules]
         self._known.clear()
 
     def rule(self, repository: Repository, tag: str) -> FreshnessRule:
@@ -65,9 +65,3 @@ class Freshness:
         if age < rule.ttl + rule.stale_while_revalidate:
             return Age.REVALIDATE_BEHIND
         return Age.STALE if age < rule.ttl + rule.stale_if_error else Age.TOO_OLD
-
-
-def _pattern(glob: str) -> re.Pattern[str]:
-    """Compile a glob: `**` is anything, `*` anything but a slash, `?` one character but a slash."""
-    meaning = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return re.compile("".join(meaning.get(piece) or re.escape(piece) for piece in re.split(r"(\*\*|\*|\?)", glob)))

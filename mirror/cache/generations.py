@@ -41,13 +41,18 @@ class Generations:
         """Give `upstreams` from now on. Those before are closed once their users, and `under_way`, have ended."""
         before, self._current = self._current, upstreams
         # What was known of the ones before: of one that is no longer there it would stand for ever, and raise alarms.
-        for gauge in metrics.OF_UPSTREAMS:
-            gauge.clear()
+        self.show()
         users = {*self._users, *under_way}
         self._users = WeakSet()
         task = asyncio.create_task(_close_after(users, before), name="upstreams of before")
         self._leaving[task] = before
         task.add_done_callback(self._left)
+
+    def show(self) -> None:
+        """See `Upstreams.show`: of the ones in force, and of no others."""
+        for gauge in metrics.OF_UPSTREAMS:
+            gauge.clear()
+        self._current.show()
 
     @property
     def leaving(self) -> int:
@@ -65,6 +70,7 @@ class Generations:
 
     def _left(self, task: asyncio.Task[None]) -> None:
         del self._leaving[task]
+        self.show()  # what those that have left met at last is nobody's any more
         if not task.cancelled():
             task.result()  # what goes wrong here shows in the log: the loop's own handler writes it
 

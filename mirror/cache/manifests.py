@@ -50,6 +50,10 @@ class ManifestAnswer:
     outcome: Outcome
     age: float | None = None  # of a tag: seconds since upstream was asked for it; None: nobody is asked
 
+    def aged(self, age: float) -> ManifestAnswer:
+        """Return it with its age. Every warm pull takes it, and `replace` would cost several times as much."""
+        return ManifestAnswer(self.body, self.media_type, self.digest, self.outcome, max(0.0, age))
+
 
 @dataclass(frozen=True, slots=True)
 class Word:
@@ -212,8 +216,9 @@ class Manifests:
             log.warning("loss not recorded", digest=str(digest), error=str(error))
 
     def away(self, repository: Repository) -> bool:
-        """Say whether upstream is away, see `Upstream`."""
-        return self._upstreams.of(repository.namespace).away
+        """Say whether upstream is away, or for that repository as good as that, see `Upstream`."""
+        upstream = self._upstreams.of(repository.namespace)
+        return upstream.away or upstream.lacks(repository)
 
     # --- what is not ---------------------------------------------------------------------------------------------
 

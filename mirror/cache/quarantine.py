@@ -95,7 +95,7 @@ class Quarantine:
             return now
         self._hold(key, known, served, now, since)
         if served is None:
-            raise self._refusal(Held(repository, tag, now, None, since, since + wait))
+            raise self.refusal(Held(repository, tag, now, None, since, since + wait))
         metrics.QUARANTINE_HELD.labels(self._label(repository.namespace)).inc()
         return served
 
@@ -117,6 +117,17 @@ class Quarantine:
             if held is not None:
                 found.append(held)
         return sorted(found, key=lambda held: (held.since, str(held)))
+
+    def refusal(self, held: Held) -> Quarantined:
+        """Return what is told where nothing else can be served meanwhile."""
+        rule = self._rules.rule(held.repository, held.tag)
+        by = cited(rule) if rule is not None else "a rule of this mirror"
+        return Quarantined(
+            f"{held.repository}:{held.tag} is held back by {by}: its digest {held.digest} was first seen at "
+            f"{_time(held.since)} and may be pulled from {_time(held.until)} on; before that, whoever runs the mirror "
+            f"can let it through: mirror release {held.repository}:{held.tag}",
+            until=held.until,
+        )
 
     def release(self, held: Held) -> None:
         """Serve it from the next pull on. Nothing is written for good before the book is flushed."""
@@ -158,16 +169,6 @@ class Quarantine:
         moment = self._clock()
         since = min(_number(known, "since", moment), moment)
         return Held(repository, tag, digest, _digest(known, "serves"), since, since + wait)
-
-    def _refusal(self, held: Held) -> Quarantined:
-        rule = self._rules.rule(held.repository, held.tag)
-        by = cited(rule) if rule is not None else "a rule of this mirror"
-        return Quarantined(
-            f"{held.repository}:{held.tag} is held back by {by}: its digest {held.digest} was first seen at "
-            f"{_time(held.since)} and may be pulled from {_time(held.until)} on; before that, whoever runs the mirror "
-            f"can let it through: mirror release {held.repository}:{held.tag}",
-            until=held.until,
-        )
 
 
 def _digest(known: dict[str, Any], name: str) -> Digest | None:

@@ -75,6 +75,10 @@ class Rehearsal:
         """See `Upstreams.of`."""
         return _Silent(self._real.of(namespace), self, away=is_away(self._book, namespace))
 
+    def show(self) -> None:
+        """See `Upstreams.show`."""
+        self._real.show()
+
     async def close(self) -> None:
         """See `Upstreams.close`."""
         await self._real.close()
@@ -109,6 +113,10 @@ class _Silent:
         self.away = away
         self._real = real
         self._rehearsal = rehearsal
+
+    def lacks(self, repository: Repository) -> bool:
+        """See `Upstream.lacks`."""
+        return self._real.lacks(repository)
 
     async def head(self, repository: Repository, reference: Reference, *, patience: float) -> ManifestHead:  # noqa: ARG002
         """See `Upstream.head`."""
@@ -148,10 +156,12 @@ class _Silent:
 
     async def _ask(self, method: str, repository: Repository, reference: Reference) -> NoReturn:
         names = await credentials_of(self._real, repository.name)
-        wait = min((self.accounts.rest(name, f"manifest {method}") for name in names), default=0.0)
-        if wait:
+        asking = [name for name in names if self.accounts.aside(name) is None] or names
+        wait = min((self.accounts.rest(name, f"manifest {method}") for name in asking), default=0.0)
+        if wait and not (method == "GET" and self.accounts.bypassed):  # else an endpoint may have it
+            whose = f", whoever asks ({', '.join(asking)})" if len(asking) > 1 else ""
             raise UpstreamLimited(
-                f"{self.namespace} limits requests and asked to be left alone for {wait:.0f} s more",
+                f"{self.namespace} limits requests and asked to be left alone for {wait:.0f} s more{whose}",
                 namespace=self.namespace,
                 upstream_status=429,
                 retry_after=wait,

@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
+from cachetools import TTLCache
 
 from mirror.cache.freshness import Age
+from mirror.cache.manifests import NEGATIVE_SECONDS
 from mirror.cache.moves import denied
 from mirror.cache.outcome import HIT, SAVING, Outcome, stale
 from mirror.cache.shared import Shared
 from mirror.errors import (
     MirrorError,
     Overloaded,
+    Quarantined,
     StoreError,
     UpstreamError,
     UpstreamLimited,
@@ -25,7 +28,7 @@ from mirror.store.changes import SETTLED, TagDropped
 from mirror.store.index import Validated
 
 if TYPE_CHECKING:
-    from mirror.cache.manifests import ManifestAnswer, Manifests
+    from mirror.cache.manifests import ManifestAnswer, Manifests, Word
     from mirror.cache.means import Means
     from mirror.cache.moves import Moves
     from mirror.cache.troubles import Troubles
@@ -59,6 +62,7 @@ class Tags:
         self._troubles = troubles
         self._thrift = means.thrift
         self._revalidations: Shared[Said] = Shared()
+        self._heard: TTLCache[tuple[Repository, Tag], Word] = TTLCache(4096, NEGATIVE_SECONDS)
 
     async def get(self, repository: Repository, tag: Tag) -> ManifestAnswer:
         """Return a manifest to a client; raise `UpstreamError`, `StoreError` or `Quarantined`."""
@@ -71,7 +75,7 @@ class Tags:
         if answer.outcome.forward is not None:  # upstream was asked just now
             latest = self._index.tag(repository, tag.name)
             known = latest if latest is not None and latest.digest == answer.digest else known
-        return replace(answer, age=max(0.0, self._means.clock() - known.at))
+        return answer.aged(self._means.clock() - known.at)
 
     async def refresh(self, repository: Repository, tag: Tag) -> tuple[Validated | None, Validated]:
         """Ask upstream what a tag is, however fresh it is; return what it was, where it was known, and what it is.
@@ -82,7 +86,7 @@ class Tags:
         known = self._index.tag(repository, tag.name)
         if known is None:
             self._thrift.check_spare(repository, f"{repository}:{tag} is not fetched")
-            fetched = await self._manifests.fetch(repository, tag)
+            fetched = await self._first(repository, tag)
             return None, self._index.tag(repository, tag.name) or Validated(fetched.digest, self._means.clock())
         said, _ = await self._revalidations.get(
             (repository, tag, "spare"), lambda: self._revalidate(repository, tag, known, spare=True)
@@ -96,16 +100,43 @@ class Tags:
     # --- what is known -------------------------------------------------------------------------------------------
 
     async def _first(self, repository: Repository, tag: Tag) -> ManifestAnswer:
-        """Fetch what is not known yet. Where it may have to wait (`min_age`), a HEAD says so, which is not counted."""
+        """Fetch what is not known yet."""
         if not self._means.quarantine.watches(repository, tag):
             return await self._manifests.fetch(repository, tag)
-        word = await self._manifests.word(repository, tag, PATIENCE)
-        now = self._means.quarantine.judge(repository, tag, None, word.digest)
-        answer = await self._manifests.held(repository, now) or await self._manifests.fetch(repository, now)
-        await self._manifests.tag(repository, tag, Validated(now, self._manifests.validated_at(word)))
-        if word.stale is not None:
-            answer = replace(answer, outcome=replace(answer.outcome, warning=stale(word.stale)))
-        return replace(answer, age=word.age)
+        said, joined = await self._revalidations.get((repository, tag, "first"), lambda: self._hear(repository, tag))
+        warning = None if said.stale is None else stale(said.stale)
+        outcome = Outcome(forward="uri-miss", status=200, stored=True, collapsed=joined, warning=warning)
+        digest = said.validated.digest
+        answer = await self._manifests.here(repository, digest, outcome)
+        if answer is None:  # a full disk has not kept it
+            answer = await self._manifests.fetch(repository, digest)
+        return answer.aged(self._means.clock() - said.validated.at)
+
+    async def _hear(self, repository: Repository, tag: Tag) -> Said:
+        """Learn by a HEAD, which is not counted, what a tag is that may have to wait (`min_age`), and fetch it if not.
+
+        Who is refused asks again soon, and a whole cluster with it: upstream is not asked each time.
+        """
+        word = known = self._heard.get((repository, tag))
+        if word is None:
+            word = await self._manifests.word(repository, tag, PATIENCE)
+        quarantine = self._means.quarantine
+        try:
+            now = quarantine.judge(repository, tag, None, word.digest)
+        except Quarantined:
+            if known is None:
+                self._heard[repository, tag] = word
+            raise
+        try:
+            if await self._manifests.held(repository, now) is None:
+                await self._manifests.fetch(repository, now)
+        except UpstreamNotFound as error:
+            if now != word.digest and (held := quarantine.held(repository, tag)) is not None:
+                raise quarantine.refusal(held) from error  # what the tag was before is nowhere any more
+            raise denied(repository, tag, now) from error
+        validated = Validated(now, self._manifests.validated_at(word))
+        await self._manifests.tag(repository, tag, validated)
+        return Said(validated, word.stale)
 
     async def _settled(self, repository: Repository, tag: Tag, digest: Digest) -> ManifestAnswer:
         """Answer with what was carried in. Of what the disk has lost since, upstream is asked for the digest alone."""

@@ -97,13 +97,13 @@ class Thrift:
     def _left(self, repository: Repository) -> tuple[int, int] | None:
         """Return the limit and what remains of it; None: no limit is known, or it need not be that which is used."""
         accounts = self._upstreams.of(repository.namespace).accounts
-        share, budget = accounts.share(repository.name), accounts.best()
+        share, budget = accounts.share(repository.name), accounts.best(repository.name)
         if share is None or budget is None or not budget.limit or accounts.bypassed or budget.source == THROUGH:
             return None  # a mirror between sees to it itself: what it has is not counted
         return budget.limit, round(share * budget.limit)
 
     def _limited(self, repository: Repository, text: str) -> UpstreamLimited:
-        budget = self._upstreams.of(repository.namespace).accounts.best()
+        budget = self._upstreams.of(repository.namespace).accounts.best(repository.name)
         wait = budget.exhausted(self._clock()) if budget is not None else 0.0
         return UpstreamLimited(text, namespace=repository.namespace, retry_after=wait or None)
 

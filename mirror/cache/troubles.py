@@ -27,6 +27,7 @@ class Troubles:
         self._book = book
         self._clock = clock
         self._looked: dict[str, float] = {}
+        self._since = clock()  # what was before is not held against whom the configuration has now: they are asked once
 
     @contextmanager
     def noted(self, repository: Repository, tag: Tag) -> Iterator[None]:
@@ -53,8 +54,14 @@ class Troubles:
         if row is None or "until" not in row:
             return None
         now, at = self._clock(), row["at"]
+        self._since = min(self._since, now)  # it was set back
         why: str = row["why"]
-        return why if at <= now < max(row["until"], at + seconds) else None
+        return why if self._since <= at <= now < max(row["until"], at + seconds) else None
+
+    def forgive(self) -> None:
+        """Ask again: upstreams are other ones, or asked with other credentials."""
+        self._since = self._clock()
+        self._looked.clear()
 
     def look(self, namespace: str) -> bool:
         """Say whether to ask an upstream all the same, behind an answer: once a minute, for whichever tag it is."""

@@ -11,6 +11,7 @@ from mirror.cache.freshness import Age
 from mirror.cache.rehearsal import WouldAsk
 from mirror.cli.tables import show_age, show_time
 from mirror.config.units import show_duration
+from mirror.errors import PullRefused, Quarantined
 from mirror.server.answers import Kind, answer
 from mirror.store.changes import SETTLED
 
@@ -33,6 +34,14 @@ _AGES = {
     Age.REVALIDATE_BEHIND: "past its ttl: answered first, and upstream is asked behind the answer",
     Age.STALE: "past its ttl: upstream is asked",
     Age.TOO_OLD: "too old to be served if upstream cannot be asked",
+}
+
+_WHAT = {
+    "manifest": "a manifest",
+    "blob": "a blob",
+    "tags": "a list of tags",
+    "referrers": "a list of referrers",
+    "ping": "/v2/",
 }
 
 
@@ -64,6 +73,7 @@ class Course:
     budget: BudgetRule | None = None
     cached: Cached | None = None
     endpoints: list[EndpointState] = field(default_factory=list)
+    by_health: bool = False  # `endpoint_order: health`
     accounts: list[AccountState] = field(default_factory=list)
     trouble: dict[str, Any] | None = None  # that asking for the tag met last
     rehearsed: Rehearsed | None = None
@@ -77,14 +87,21 @@ class Course:
         """Whether a pull fails now, whatever upstream would say."""
         return self.refusal is not None or (self.rehearsed is not None and self.rehearsed.fails)
 
+    @property
+    def _ruled_out(self) -> bool:
+        """Whether a rule refuses it before anything else is looked at."""
+        error = self.rehearsed.error if self.rehearsed is not None else None
+        return isinstance(error, PullRefused) and not isinstance(error, Quarantined)
+
     # --- for a person -------------------------------------------------------------------------------------------
 
     def told(self) -> list[str]:
         """Return the lines that tell it."""
         steps = [("read as", text) for text in self.read]
         if self.refusal is None:
-            steps += [("may be pulled", self._pull()), *self._held(), *self._cached(), *self._fresh()]
-            steps += [*self._endpoints(), *self._accounts(), *self._trouble()]
+            steps += [("may be pulled", self._pull()), *self._held(), *self._cached()]
+            if not self._ruled_out:
+                steps += [*self._fresh(), *self._endpoints(), *self._accounts(), *self._trouble()]
         steps.append(("now", self.outcome()))
         lines, last = [str(self.reference)], ""
         for label, text in steps:
@@ -117,13 +134,22 @@ class Course:
         counts = ", which counts against its limit" if self.share is not None else ""
         without = "a pull gets 503" if got is None else "the cached one is served, marked stale"
         if asked[0].method == "GET":
-            return f"{where} is asked for the manifest by GET{counts}; if it does not answer, {without}"
+            return f"{self._fetching(where, counts)}; if it does not answer, {without}"
         if self.cached is None or not self.cached.here:
             then = self.waits or f"what it says is then fetched by GET{counts}"
         else:
             moved = self.waits or (f"it stays as it is: {self.moved}" if self.moved else "what is new is fetched")
             then = f"if it still has {_short(self.cached.digest)} the cache serves it; if the tag has moved, {moved}"
         return f"{where} is asked by HEAD, which is not counted; {then}; if it does not answer, {without}"
+
+    def _fetching(self, where: str, counts: str) -> str:
+        if not self.endpoints or self.endpoints[0].authoritative:
+            return f"{where} is asked for the manifest by GET{counts}"
+        only = ", and only a GET of the registry itself counts" if counts else ""
+        content = f"the manifest comes from the first of them that has it{only}"
+        if self.reference.digest is not None:
+            return content
+        return f"{where} is asked by HEAD what the tag is, which is not counted; {content}"
 
     def _pull(self) -> str:
         if self.pull is None:
@@ -134,7 +160,8 @@ class Course:
             *([f"a new digest waits {show_duration(rule.min_age)} (min_age)"] if rule.min_age else []),
         ]
         also = f"; {'; '.join(more)}" if more else ""
-        return f"{'yes' if rule.allow else 'no'}, by rule {number} of pulls, {rule.written()}{also}"
+        may = "no" if self._ruled_out else "yes"
+        return f"{may}, by rule {number} of pulls, {rule.written()}{also}"
 
     def _held(self) -> list[tuple[str, str]]:
         if self.held is None:
@@ -170,11 +197,18 @@ class Course:
                 steps.append("carried in: upstream is not asked for it")
             else:
                 until = f", fresh until {show_time(cached.fresh_until)}" if cached.fresh_until else ""
-                steps.append(f"asked for {show_age(cached.at, self.now) or 'never'}{until}: {_AGES[cached.age]}")
+                past = cached.age is not Age.FRESH and (cached.fresh_until or 0.0) > self.now
+                stands = (
+                    "past the rule's ttl, and kept for longer because little is left" if past else _AGES[cached.age]
+                )
+                steps.append(f"asked for {show_age(cached.at, self.now) or 'never'}{until}: {stands}")
         return [("freshness", text) for text in steps]
 
     def _endpoints(self) -> list[tuple[str, str]]:
-        return [("upstream", _endpoint(one, self.now)) for one in self.endpoints]
+        texts = [_endpoint(one, self.now) for one in self.endpoints]
+        if self.by_health and len(texts) > 1:
+            texts.append("which of them is quickest (endpoint_order: health) only the running mirror knows")
+        return [("upstream", text) for text in texts]
 
     def _accounts(self) -> list[tuple[str, str]]:
         return [("credentials", _account(state, self.now)) for state in self.accounts]
@@ -220,7 +254,11 @@ class Course:
                 "ttl_seconds": _finite(self.freshness.ttl),
                 "immutable": self.freshness.immutable,
             },
-            "budget": {"share": self.share, "below": self.budget.below if self.budget else None},
+            "budget": {
+                "share": self.share,
+                "below": self.budget.below if self.budget else None,
+                "ttl_seconds": _finite(self.budget.ttl) if self.budget else None,
+            },
             "cached": None
             if self.cached is None
             else {
@@ -239,8 +277,11 @@ class Course:
                     "name": state.credential,
                     "limit": state.budget.limit if state.budget else None,
                     "remaining": state.budget.remaining if state.budget else None,
+                    "said_at": show_time(state.budget.at) if state.budget else None,
                     "rests_until": {kind: show_time(until) for kind, until in state.rests.items()},
-                    "set_aside": state.aside,
+                    "set_aside": None
+                    if state.aside is None
+                    else {"why": state.aside, "until": show_time(state.aside_until)},
                 }
                 for state in self.accounts
             ],
@@ -255,14 +296,14 @@ class Course:
 def _endpoint(one: EndpointState, now: float) -> str:
     parts = [f"{one.label} ({one.url}){'' if one.authoritative else ', for content only'}"]
     if one.circuit not in (None, "closed"):
-        until = f" until {show_time(one.due)}" if one.due else ""
-        parts.append(f"left alone{until}" if one.circuit == "open" else "one request may try it")
+        until = f"left alone until {show_time(one.due)}" if (one.due or 0.0) > now else "tried again with the next pull"
+        parts.append(until if one.circuit == "open" else "one request may try it")
         if one.why:
             parts.append(one.why)
     if one.last is not None:
-        what = f"{one.last.method} of a {one.last.kind}"
+        what = f"{one.last.method} of {_WHAT.get(one.last.kind, one.last.kind)}"
         said = one.last.cause or one.last.status
-        parts.append(f"last, {show_age(one.last.at, now)}: {what}: {said}")
+        parts.append(f"last, {show_age(one.last.at, now)}: {what}{'' if said in parts else f': {said}'}")
     else:
         parts.append("not asked yet")
     return "; ".join(parts)

@@ -69,7 +69,9 @@ async def follow(stage: Stage, image: str, reference: ImageReference) -> Course:
     course.budget = cache.thrift.rule(repository)
     course.cached = await _look(stage, repository, reference, course.budget)
     real = stage.registries.of(repository.namespace)
-    course.endpoints = endpoints_of(real, settings.upstreams.get(repository.namespace), store.dealings)
+    configured = settings.upstreams.get(repository.namespace)
+    course.endpoints = endpoints_of(real, configured, store.dealings)
+    course.by_health = configured is not None and configured.endpoint_order == "health"
     states = {state.credential: state for state in upstream.accounts.states()}
     course.accounts = [states[name] for name in await credentials_of(real, repository.name) if name in states]
     course.rehearsed = await stage.rehearsal.pull(cache, repository, asked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mirror.config.units import Size, show_duration, show_rate
+from mirror.config.values import ITSELF
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,9 +30,9 @@ def meaning(config: Config) -> list[str]:
 
 def _upstream(upstream: UpstreamConfig) -> Iterator[str]:
     if upstream.endpoints:
-        labels = [endpoint.label for endpoint in upstream.endpoints]
+        labels = [f"{ITSELF} ({each.label})" if each.itself else each.label for each in upstream.endpoints]
         order = "in this order" if upstream.endpoint_order == "written" else "the quickest that is well first"
-        telling = [endpoint.label for endpoint in upstream.endpoints if endpoint.authoritative]
+        telling = [ITSELF if each.itself else each.label for each in upstream.endpoints if each.authoritative]
         yield f"{upstream.name} is asked at {_listed(labels)}, {order}; what a tag means, only at {_listed(telling)}"
     if upstream.credentials:
         bound = [_credential(credential) for credential in upstream.credentials if credential.repositories]

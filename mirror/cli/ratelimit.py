@@ -84,7 +84,7 @@ def ratelimit(
 
     log.setup("error", "json" if json else "auto")  # what is the matter with credentials is in the answer
     with _book(settings.storage.path) as book:
-        said = _known(names, book) if cached else asyncio.run(_ask(settings, names, book))
+        said = _known(settings, names, book) if cached else asyncio.run(_ask(settings, names, book))
     if json:
         show_json(upstreams=[_report(one) for one in said])
     else:
@@ -109,26 +109,36 @@ def _book(root: Path) -> Iterator[Dealings]:
         book.close()
 
 
-def _known(names: Sequence[str], book: Dealings) -> list[Said]:
+def _known(settings: Config, names: Sequence[str], book: Dealings) -> list[Said]:
     from mirror.upstream.accounts import Accounts  # noqa: PLC0415  # the same
 
     said = []
     for name in names:
-        states = Accounts(name, name, book=book, clock=time.time).states()
-        said += [Said(name, state.credential, state) for state in states] or [Said(name, None)]
+        accounts = Accounts(name, name, book=book, clock=time.time)
+        known = {state.credential: state for state in accounts.states()}
+        shown = _names(settings, name) or known
+        said += [Said(name, credential, known.get(credential)) for credential in shown] or [Said(name, None)]
     return said
 
 
+def _names(settings: Config, name: str) -> list[str]:
+    """Return what the credentials of an upstream are called, as written; none: they show once they are used."""
+    from mirror.upstream.accounts import ANONYMOUS  # noqa: PLC0415  # the same
+    from mirror.upstream.logins import named_after  # noqa: PLC0415  # the same
+
+    upstream = settings.upstreams[name]
+    if upstream.credentials:
+        return [credential.name for credential in upstream.credentials]
+    if upstream.username is not None:
+        return [named_after(upstream.username)]
+    return [] if upstream.exec or name in settings.named_in_files else [ANONYMOUS]
+
+
 async def _ask(settings: Config, names: Sequence[str], book: Dealings) -> list[Said]:
-    asked = [_ask_one(settings, one, book) for name in names for one in _each_alone(settings.upstreams[name])]
+    from mirror.upstream.several_logins import each_alone  # noqa: PLC0415  # the same
+
+    asked = [_ask_one(settings, one, book) for name in names for one in each_alone(settings.upstreams[name])]
     return await asyncio.gather(*asked)
-
-
-def _each_alone(upstream: UpstreamConfig) -> list[UpstreamConfig]:
-    """Return the upstream's own registry with each of its credentials alone, for whatever they are meant."""
-    itself = replace(upstream, endpoints=())
-    several = [replace(credential, repositories=()) for credential in upstream.credentials]
-    return [replace(itself, credentials=(credential,)) for credential in several] or [itself]
 
 
 async def _ask_one(settings: Config, upstream: UpstreamConfig, book: Dealings) -> Said:
@@ -161,7 +171,9 @@ def _report(said: Said) -> dict[str, Any]:
         "upstream": said.name,
         "credential": said.credential,
         "user": said.probe.user if said.probe is not None else None,
-        "authenticated": said.probe is not None and said.probe.identity,
+        "authenticated": None
+        if said.probe is None and said.failure is None
+        else bool(said.probe and said.probe.identity),
         **_budget(said.budget),
         "others": [_budget(other) for other in state.others] if state is not None else [],
         "rests_until": {kind: show_time(until) for kind, until in state.rests.items()} if state is not None else {},

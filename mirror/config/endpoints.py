@@ -102,7 +102,7 @@ def _labelled(endpoints: list[EndpointConfig]) -> tuple[EndpointConfig, ...]:
 
 
 def _more(endpoint: EndpointConfig, label: str, count: Counter[str], fuller: Callable[[UpstreamConfig], str]) -> str:
-    return label if count[label] == 1 else fuller(endpoint.at)
+    return label if count[label] == 1 and label != ITSELF else fuller(endpoint.at)
 
 
 def _host(at: UpstreamConfig) -> str:

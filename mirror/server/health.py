@@ -22,12 +22,17 @@ _OFFLINE = b"ok; offline by configuration: only what is here is served\n"
 _TEXT = {**_HEADERS, "Content-Type": "text/plain"}
 
 
+def _nothing() -> None:
+    pass
+
+
 class Health:
     """Alive from the start, ready while it takes requests. Neither depends on any upstream."""
 
     def __init__(self, tell: Callable[[], Awaitable[bytes]] | None = None) -> None:
         """`tell` returns the metrics as Prometheus reads them; without it they are those of this process."""
         self._tell = tell
+        self.refresh: Callable[[], None] = _nothing  # brings the metrics up to date with what other processes know
         self.trouble: str | None = None  # why the mirror is not healthy although this process is
         self._ready = False
         self._offline = False
@@ -83,6 +88,7 @@ class Health:
     async def metrics(self) -> web.Response:
         """Answer with the metrics. Writing thousands of series takes a tenth of a second: a thread does it, one."""
         async with self._writing:
+            self.refresh()
             try:
                 body = await (asyncio.to_thread(generate_latest) if self._tell is None else self._tell())
             except TimeoutError:  # what this process alone has counted would look like counters that fell

@@ -32,7 +32,7 @@ async def respond(
         headers["Warning"] = f'299 - "{_quoted(found.outcome.warning)}"'
     if via.through():
         # What it is told lets a mirror below save as this one does, and count how old a tag is from the registry on.
-        headers |= cache.told(repository.namespace)
+        headers |= cache.told(repository)
         if found.age is not None:
             headers["Age"] = f"{found.age:.0f}"  # RFC 9111 §5.1
     if (status := conditional.status(request.headers, found.digest)) is not None:

@@ -125,6 +125,7 @@ class Server:
         cache = Cache(config, store, upstreams or make_upstreams(config), clock=clock)
         stack.push_async_callback(cache.close)
         health = health or Health()
+        health.refresh = cache.show
         policy = Policy.of(config)
         connections = Connections(policy)
         access = access_record(config.log.access_file)

@@ -89,13 +89,14 @@ class Totals:
 
     def report(self, process: int, report: bytes) -> None:
         """Take a process's report in place of the one before."""
+        began = process not in self._reports
         before = self._reports.get(process, {})
         now: dict[str, _Values] = {}
         for name, kind, help_text, samples in json.loads(report):
             self._kinds.setdefault(name, (kind, help_text))
             now[name] = {(sample, tuple(map(tuple, labels))): value for sample, labels, value in samples}
             if kind not in _COUNTED and rule(name) == "latest":
-                self._see(before.get(name, {}), now[name])
+                self._see(before.get(name, {}), now[name], began=began)
         self._reports[process] = now
 
     def bury(self, process: int) -> None:
@@ -110,10 +111,10 @@ class Totals:
         """Return everything as Prometheus reads it."""
         return generate_latest(cast("CollectorRegistry", _Families(self._families())))
 
-    def _see(self, before: _Values, now: _Values) -> None:
+    def _see(self, before: _Values, now: _Values, *, began: bool) -> None:
         for series, value in now.items():
-            # A process that begins has 0 everywhere, and knows nothing by that.
-            if value != before.get(series, 0.0) or series not in self._latest:
+            # A process that begins has 0 everywhere, and knows nothing by that. Later a 0 that is new was heard.
+            if value != before.get(series, 0.0 if began else None) or series not in self._latest:
                 self._latest[series] = value
 
     def _families(self) -> list[Metric]:

@@ -230,6 +230,7 @@ class Worker:
             self._asked.pop(number, None)
 
     async def _report(self, *, asked: bool) -> None:
+        self._health.refresh()
         async with self._reporting:  # in the order in which they were made: what is counted must not seem to fall
             self._send("report", body=await asyncio.to_thread(self._reports.make), asked=asked)
 

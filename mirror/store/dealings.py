@@ -32,6 +32,7 @@ BEHIND = 0.2  # seconds until what was put is written
 _AGAIN = 5.0  # seconds until writing is tried again that failed
 _WAIT = 2.0  # seconds for another process to end its transaction
 _FORGOTTEN = 3600.0  # seconds that a row which is gone tells other processes so …
+_GLANCE = 1.0  # seconds between looks whether the file is still the one that is open
 _UNSEEN = 1800.0  # … and after so many without a look everything is read again
 _CHECKPOINT, _LOG_LIMIT = 100, 256 * 1024  # pages and bytes of the write-ahead log: it counts against the store's cap
 
@@ -61,7 +62,8 @@ class Dealings:
         self._opened = path is None
         self._closed = self._hurry = self._failing = False
         self._version = self._seen = -1
-        self._looked = 0.0  # on the monotonic clock
+        self._looked = self._glanced = 0.0  # on the monotonic clock
+        self._inode: int | None = None  # of the file that is open
         self._changed = threading.Condition()
 
     def get(self, kind: str, key: str) -> dict[str, Any] | None:
@@ -146,8 +148,13 @@ class Dealings:
             self._open()
         if self._reading is None or self._writing:  # while it is being written nobody can say which came later
             return
+        now = time.monotonic()
+        if now - self._glanced > _GLANCE:
+            self._glanced = now
+            self._follow()
+            if self._reading is None:
+                return
         try:
-            now = time.monotonic()
             version = self._reading.execute("PRAGMA data_version").fetchone()[0]
             if version == self._version:
                 self._looked = now
@@ -163,6 +170,19 @@ class Dealings:
             return
         self._version, self._looked = version, now
         self._take_over(rows)
+
+    def _follow(self) -> None:
+        """Where the file was taken away, or another one put in its place, go on with what is there, as others do."""
+        assert self._path is not None  # noqa: S101  # it is open
+        try:
+            same = _inode(self._path) == self._inode
+        except OSError:  # nobody can say; what is open goes on
+            return
+        if not same:
+            log.warning("what is known of upstreams was taken away, and is begun anew", path=str(self._path))
+            self._let_go()
+            self._version = self._seen = -1
+            self._open()
 
     def _take_over(self, rows: list[tuple[int, str, str, str | None]]) -> None:
         if self._seen < 0:  # all of them
@@ -180,13 +200,14 @@ class Dealings:
     def _open(self) -> None:
         assert self._path is not None  # noqa: S101  # else there is nothing to open
         try:
+            found = _inode(self._path)
             try:
                 self._connect(self._path)
             except sqlite3.Error as error:
                 if not is_damage(error):
                     raise
                 self._let_go()
-                _put_aside(self._path, error)
+                _put_aside(self._path, error, found)
                 self._connect(self._path)
         except (sqlite3.Error, OSError) as error:
             self._complain(error)
@@ -196,6 +217,7 @@ class Dealings:
         self._reading = _connection(path)
         self._writer = _connection(path)
         self._writer.execute(_SCHEMA)
+        self._inode = _inode(path)
         # Read through once: what is damaged shows now, while it can still be put aside.
         self._reading.execute("SELECT kind, key, value FROM dealing").fetchall()
 
@@ -269,8 +291,13 @@ def _connection(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _put_aside(path: Path, error: sqlite3.Error) -> None:
-    """Move a damaged file out of the way. May raise `OSError`. Whoever has it open goes on with it, alone."""
+def _put_aside(path: Path, error: sqlite3.Error, inode: int | None) -> None:
+    """Move a damaged file out of the way. May raise `OSError`. Whoever has it open goes on with it, alone.
+
+    What has another `inode` by now is what another process, that has just done it, has begun anew.
+    """
+    if _inode(path) not in (None, inode):
+        return
     damaged = path.with_name(path.name + ".damaged")
     log.warning(
         "what was known of upstreams (limits, rests, quarantines) is damaged; it is put aside and begun anew",
@@ -282,6 +309,14 @@ def _put_aside(path: Path, error: sqlite3.Error) -> None:
         path.rename(damaged)
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _inode(path: Path) -> int | None:
+    """Return which file stands there, None: none. May raise `OSError`."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _load(text: str | None) -> dict[str, Any] | None:

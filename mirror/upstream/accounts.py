@@ -76,6 +76,7 @@ class Accounts:
     ) -> None:
         self.namespace = namespace
         self.bypassed = False  # content may also come from other endpoints, which count nothing here
+        self.elsewhere = endpoint is not None  # it is not the registry itself
         self._place = namespace if endpoint is None else f"{namespace}@{endpoint}"
         self._endpoint = endpoint
         self._label = label
@@ -93,9 +94,15 @@ class Accounts:
     @credentials.setter
     def credentials(self, names: Callable[[str | None], Iterable[str]]) -> None:
         self._credentials = names
-        for state in self.states():  # what is known from before a restart is shown from the start
+        self.show()
+
+    def show(self) -> None:
+        """Tell the metrics all that is known, be it from before a restart."""
+        for state in self.states():
             self._show(state.credential, state.budget)
             self._show_rests(state.credential)
+            if state.aside is not None:
+                self._show_aside(state.credential, 1)
 
     # --- what is left ---------------------------------------------------------------------------------------------
 
@@ -116,10 +123,15 @@ class Accounts:
         row = self._book.get("budget", self._key(credential))
         return _budget(row, row["source"]) if row is not None else None
 
-    def best(self) -> Budget | None:
-        """Return the budget of the credential with the most left, of those that are not set aside."""
+    def best(self, repository: str = "") -> Budget | None:
+        """Return the budget of the credential with the most left, of those that are not set aside.
+
+        `repository` is a name without the namespace; without it those count that are bound to none, if any do.
+        """
         now = self._clock()
-        found = [budget for name in self._usable(None) if (budget := self.budget(name)) is not None]
+        groups = (self._usable(repository), self._usable(None))
+        told = [[budget for name in names if (budget := self.budget(name)) is not None] for names in groups]
+        found = told[0] or told[1]
         return max(found, key=lambda each: (_or_all(each.share(now)), each.remaining or 0), default=None)
 
     def share(self, repository: str | None = None) -> float | None:

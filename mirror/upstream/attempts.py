@@ -91,7 +91,8 @@ class Attempts:
             self.away = self._down = True
             self._wire.count(kind, "timeout")
             raise UpstreamUnavailable(
-                f"{self._wire.namespace} did not answer within {max(patience, 0.0):.3g} s", namespace=self._wire.namespace
+                f"{self._wire.namespace} did not answer within {max(patience, 0.0):.3g} s",
+                namespace=self._wire.namespace,
             ) from None
         raise AssertionError("the last attempt either returns or raises")
 

@@ -101,6 +101,11 @@ class Circuit:
             return  # what was on its way when it opened does not close it
         if state_of(row) == "half-open":
             log.info("an endpoint is asked again", upstream=self.namespace, endpoint=self.label)
+            if row.get("lied"):  # whether this was right shows later, and another lie is no first one
+                self._put({"at": self._clock(), "lied": True, "opened": row.get("opened")})
+                return
+        elif row.get("lied") and self._since(row.get("at"), LIED_PAUSE):
+            return
         self._put(None)
 
     def answered(self, kind: str) -> None:

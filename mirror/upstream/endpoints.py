@@ -7,9 +7,11 @@ holds, only those say that are authoritative.
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
+
+from cachetools import TTLCache
 
 from mirror.errors import (
     UpstreamBroken,
@@ -24,9 +26,10 @@ from mirror.oci.digest import Digest
 from mirror.upstream import backoff
 from mirror.upstream.circuit import BLOB
 from mirror.upstream.endpoint import MANIFEST
+from mirror.upstream.logins import NoCredentials
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from typing import Literal
 
     from mirror.oci.name import Reference, Repository
@@ -48,6 +51,10 @@ _T = TypeVar("_T")
 
 FIRST_ANSWER = 5.0  # seconds that one may take to answer while there is another to ask
 PROBE_PATIENCE = 5.0  # seconds for `/v2/` of one that was left alone
+LACKS = 300.0  # seconds for which nothing of a repository is begun that could not be had, while the registry is away
+_MOST_LACKING = 64  # digests of one repository
+_SHORTEST = 0.2  # seconds; in less nobody is asked, and blamed for not answering
+_FOR_A_REST = 0.1  # of the patience, as in `Attempts`
 _CONFIRMATION = (0, 1)  # the range that is asked for to see whether a repository holds a blob
 
 
@@ -69,12 +76,22 @@ class Endpoints:
         self.namespace = self._itself.registry.namespace
         self.label = self._itself.registry.label
         self._down = False
+        self._lacking: TTLCache[Repository, set[Digest]] = TTLCache(4096, LACKS)
         self._probes: set[asyncio.Task[None]] = set()
 
     @property
     def away(self) -> bool:
         """Whether none of them is of help: the last contact with each failed, or there has been none."""
         return all(member.away for member in self.members)
+
+    def lacks(self, repository: Repository) -> bool:
+        """See `Upstream.lacks`: the registry is away, and those that are there did not have what was wanted."""
+        return bool(self._lacking.get(repository)) and self._headless
+
+    @property
+    def _headless(self) -> bool:
+        """Whether nobody answers who could say what a tag is."""
+        return all(member.away for member in self.members if member.authoritative)
 
     @property
     def accounts(self) -> Accounts:
@@ -87,9 +104,15 @@ class Endpoints:
         return self._itself.registry.budget
 
     async def head(self, repository: Repository, reference: Reference, *, patience: float) -> ManifestHead:
-        """See `Upstream.head`. Only who is authoritative is asked, of a digest too: it is to say who holds it."""
+        """See `Upstream.head`. Only who is authoritative is asked, of a digest too: it is to say who holds it.
+
+        What is not there is so where the registry itself says it: by this a tag that is cached is dropped.
+        """
+        return await self._head(repository, reference, patience, sure=True)
+
+    async def _head(self, repository: Repository, reference: Reference, patience: float, *, sure: bool) -> ManifestHead:
         return await self._ask(
-            patience, lambda one, left: one.ask(lambda at: at.head(repository, reference, patience=left))
+            patience, lambda one, left: one.ask(lambda at: at.head(repository, reference, patience=left)), sure=sure
         )
 
     async def manifest(self, repository: Repository, reference: Reference, *, patience: float) -> ManifestBody:
@@ -123,6 +146,7 @@ class Endpoints:
         """See `Upstream.blob`. The first byte alone is asked of those that may say what a repository holds."""
         deadline = asyncio.get_running_loop().time() + patience
         async with AsyncExitStack() as stack:
+            stack.callback(self.show_away)  # a body that broke may have been the last contact with any of them
             try:
                 place = self._places.place(urgency, deadline=deadline, image=str(repository))
                 await stack.enter_async_context(place)
@@ -136,13 +160,16 @@ class Endpoints:
                 asked = one.blob(repository, digest, start=start, stop=stop, urgency=urgency, patience=left)
                 return stack.enter_async_context(asked)
 
-            yield await self._ask(
-                deadline - asyncio.get_running_loop().time(),
-                opened,
-                kind=BLOB,
-                authoritative=(start, stop) == _CONFIRMATION,
-                avoid=avoid,
-            )
+            confirming = (start, stop) == _CONFIRMATION
+            with nullcontext() if confirming else self._noted(repository, digest):
+                body = await self._ask(
+                    deadline - asyncio.get_running_loop().time(),
+                    opened,
+                    kind=BLOB,
+                    authoritative=confirming,
+                    avoid=avoid,
+                )
+            yield body
 
     async def tags(self, repository: Repository, *, n: int | None, last: str | None, patience: float) -> TagPage:
         """See `Upstream.tags`."""
@@ -169,11 +196,26 @@ class Endpoints:
     # --- manifests -----------------------------------------------------------------------------------------------
 
     async def _by_digest(self, repository: Repository, digest: Digest, patience: float) -> ManifestBody:
-        return await self._ask(patience, lambda one, left: one.manifest(repository, digest, left), authoritative=False)
+        with self._noted(repository, digest):
+            return await self._ask(
+                patience, lambda one, left: one.manifest(repository, digest, left), authoritative=False
+            )
+
+    @contextmanager
+    def _noted(self, repository: Repository, digest: Digest) -> Iterator[None]:
+        """Remember what is not to be had while the registry is away."""
+        try:
+            yield
+        except UpstreamError:
+            lacking = self._lacking.get(repository, set())
+            if self._headless and len(lacking) < _MOST_LACKING:
+                self._lacking[repository] = {*lacking, digest}
+            raise
+        self._lacking.get(repository, set()).discard(digest)
 
     async def _head_or_none(self, repository: Repository, tag: Reference, patience: float) -> ManifestHead | None:
         try:
-            return await self.head(repository, tag, patience=patience)
+            return await self._head(repository, tag, patience, sure=False)
         except UpstreamBroken:
             return None  # this registry does not do HEAD well: it is asked the other way
 
@@ -222,50 +264,93 @@ class Endpoints:
         kind: str = MANIFEST,
         authoritative: bool = True,
         avoid: frozenset[str] = frozenset(),
+        sure: bool = False,
     ) -> _T:
-        """Return what the first of them says that can say it, trying all again as one registry is tried again."""
+        """Return what the first of them says that can say it, trying all again as one registry is tried again.
+
+        `sure`: see `_round`.
+        """
         deadline = asyncio.get_running_loop().time() + patience
         tries = 1 if self._down else backoff.TRIES
         try:
             for number in range(tries):
                 among = self._in_order(kind, authoritative=authoritative, avoid=avoid)
                 try:
-                    answer = await self._round(among, deadline, question)
+                    answer = await self._round(among, deadline, question, sure=sure)
+                except NoCredentials:
+                    raise  # a program that fails is not run again so soon
                 except (UpstreamLimited, UpstreamUnavailable) as error:
+                    limited = isinstance(error, UpstreamLimited)
                     wait = max(backoff.delay(number), error.retry_after or 0.0)
                     left = deadline - asyncio.get_running_loop().time()
-                    if number + 1 == tries or wait > backoff.LONGEST_WAIT or wait >= left:
-                        self._down = isinstance(error, UpstreamUnavailable)
+                    most = min(backoff.LONGEST_WAIT, patience * _FOR_A_REST) if limited else backoff.LONGEST_WAIT
+                    if number + 1 == tries or wait > most or wait >= left - _SHORTEST:
+                        self._down = not limited
                         raise
                     await asyncio.sleep(wait)
                 else:
                     self._down = False
                     return answer
         finally:
-            UPSTREAM_AWAY.labels(self.label).set(self.away)
+            self.show_away()
         raise AssertionError("the last attempt either returns or raises")
 
     async def _round(
-        self, among: list[Endpoint], deadline: float, question: Callable[[Endpoint, float], Awaitable[_T]]
+        self,
+        among: list[Endpoint],
+        deadline: float,
+        question: Callable[[Endpoint, float], Awaitable[_T]],
+        *,
+        sure: bool,
     ) -> _T:
-        """Ask one after the other. Raise what counts most: what one said that is authoritative, and not for ever."""
+        """Ask one after the other. Raise what counts most: what one said that is authoritative, and not for ever.
+
+        That the registry does not have it only the registry knows: a cache that cannot reach it says 404, too. So it
+        is asked as well, if it can be. Where it cannot, the word of who is authoritative stands, unless it is to be
+        `sure`.
+        """
         worst: UpstreamError | None = None
+        missing: UpstreamNotFound | None = None
         weight = (False, False)
         for number, member in enumerate(among):
             left = deadline - asyncio.get_running_loop().time()
-            if left <= 0 and worst is not None:
+            if worst is not None and left < _SHORTEST:
                 break
-            share = left if number + 1 == len(among) else min(FIRST_ANSWER, left / 2)
+            if missing is not None and member.circuit.state == "open":
+                continue
+            last = number + 1 == len(among) and missing is None
             try:
-                return await question(member, share)
+                return await question(member, left if last else min(FIRST_ANSWER, left / 2))
             except UpstreamError as error:
                 if isinstance(error, UpstreamNotFound) and member.authoritative:
-                    raise
+                    if member.itself:
+                        raise
+                    missing = error
                 heard = (member.authoritative, not isinstance(error, UpstreamNotFound | UpstreamDenied))
                 if worst is None or heard >= weight:
                     worst, weight = error, heard
         assert worst is not None  # noqa: S101  # there is always one to ask
-        raise worst
+        if missing is None or (sure and not isinstance(worst, UpstreamNotFound)):
+            raise worst
+        raise self._unsure(missing) if sure else missing
+
+    def _unsure(self, missing: UpstreamNotFound) -> UpstreamUnavailable:
+        return UpstreamUnavailable(
+            f"{missing}; whether that is so only the registry itself knows, which does not answer now",
+            namespace=self.namespace,
+        )
+
+    def show(self) -> None:
+        """See `Registry.show`."""
+        for member in self.members:
+            member.circuit.show()
+            member.registry.show()
+        if any(member.registry.contacted for member in self.members):
+            self.show_away()
+
+    def show_away(self) -> None:
+        """Tell the metrics whether all of them are away; each alone does not."""
+        UPSTREAM_AWAY.labels(self.label).set(self.away)
 
     def _look_after(self) -> None:
         """Ask `/v2/` of those whose pause is over; no client waits for it."""
@@ -285,3 +370,4 @@ class Endpoints:
             member.circuit.probed(None)  # it answered, whatever it was
         else:
             member.circuit.probed(None)
+        self.show_away()

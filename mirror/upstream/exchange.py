@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _IDENTITIES = 64  # of one registry, that are remembered at once
 _CLEARED_FOR = 60.0  # seconds for which credentials that were refused somewhere are known to be good all the same
-# Docker Hub looks at the password only where a repository is named.
+# Docker Hub looks at the password only where a repository is named. Other endpoints refuse one that they do not know.
 _PING_SCOPES = {"docker.io": "repository:ratelimitpreview/test:pull"}
 _API_PATH = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags|referrers)/[^/]+")
 
@@ -130,7 +130,8 @@ class Exchange:
     def ping(self) -> Ask:
         """Return the question whether the registry is there, and, if it asks for credentials, whether they are good."""
         url = self._registry.with_path(f"{self._registry.path.rstrip('/')}/v2/", encoded=True)
-        return Ask("ping", "GET", url, _PING_SCOPES.get(self._wire.namespace, ""), "")
+        scope = "" if self._accounts.elsewhere else _PING_SCOPES.get(self._wire.namespace, "")
+        return Ask("ping", "GET", url, scope, "")
 
     async def _renewing(self, ask: Ask, login: Login) -> Answer:
         """Ask with one login, and once more where it is refused and has newer credentials."""

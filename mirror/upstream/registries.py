@@ -87,9 +87,9 @@ class Registries:
         self._offline = config.server.offline
         self._wildcard = config.wildcard
         self._refused = config.refused
-        self._configured: dict[str, Upstream] = {}
+        self._configured: dict[str, Registry | Endpoints | Away] = {}
         self._made: WeakSet[Registry | Endpoints] = WeakSet()
-        self._unnamed: LRUCache[str, Upstream] = LRUCache(_MAX_UNNAMED)
+        self._unnamed: LRUCache[str, Registry | Away] = LRUCache(_MAX_UNNAMED)
         problems: list[str] = []
         files = () if self._offline else _watch(config.credentials_files, problems)
         for name, upstream in config.upstreams.items():
@@ -115,6 +115,12 @@ class Registries:
             self._unnamed[namespace] = Away(namespace, _UNNAMED) if self._offline else self._admit(namespace)
         return self._unnamed[namespace]
 
+    def show(self) -> None:
+        """See `Upstreams.show`."""
+        for upstream in (*self._configured.values(), *self._unnamed.values()):
+            if not isinstance(upstream, Away):
+                upstream.show()
+
     async def close(self) -> None:
         """Close every connection, and end token fetches that are under way."""
         for made in list(self._made):
@@ -122,7 +128,9 @@ class Registries:
         await self._sessions.close()
         await self._strangers.close()
 
-    def _configure(self, name: str, upstream: UpstreamConfig, files: tuple[Watched[AuthFile], ...]) -> Upstream:
+    def _configure(
+        self, name: str, upstream: UpstreamConfig, files: tuple[Watched[AuthFile], ...]
+    ) -> Registry | Endpoints:
         pacing = Pacing(name, max_connections=upstream.max_connections, max_rate=upstream.max_rate)
         if not upstream.endpoints:
             return self._dialled(upstream, logins_of(upstream, files), pacing)
@@ -229,6 +237,10 @@ class Away:
         self.namespace = namespace
         self.label = label
         self.accounts = Accounts(namespace, None, book=Dealings(None), clock=time.time)
+
+    def lacks(self, repository: Repository) -> bool:  # noqa: ARG002
+        """See `Upstream.lacks`."""
+        return False
 
     async def head(self, repository: Repository, reference: Reference, *, patience: float) -> ManifestHead:  # noqa: ARG002
         """See `Upstream.head`."""

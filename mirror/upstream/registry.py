@@ -104,6 +104,20 @@ class Registry:
     def away(self, value: bool) -> None:
         self._attempts.away = value
 
+    @property
+    def contacted(self) -> bool:
+        """Whether it has been asked at all."""
+        return self._attempts.contacted
+
+    def lacks(self, repository: Repository) -> bool:  # noqa: ARG002
+        """See `Upstream.lacks`."""
+        return False
+
+    def show(self) -> None:
+        """See `Upstreams.show`."""
+        self.accounts.show()
+        self._attempts.show()
+
     async def head(self, repository: Repository, reference: Reference, *, patience: float) -> ManifestHead:
         """See `Upstream.head`. A server that knows no HEAD has said nothing: the digest is None."""
         ask = self._asking.ask("manifest", "HEAD", repository, f"manifests/{reference}", _ACCEPT)

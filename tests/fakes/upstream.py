@@ -120,6 +120,9 @@ class FakeUpstream:
         self.label = self.label or self.namespace
         self.accounts = Accounts(self.namespace, None, book=Dealings(None), clock=time.time)
 
+    def lacks(self, repository: Repository) -> bool:
+        return False
+
     def lied(self, why: str) -> None:
         self.lies.append(why)
 
@@ -235,6 +238,9 @@ class FakeUpstreams:
                 raise NameUnknown(f"{namespace} is not mirrored here")
             self.by_namespace[namespace] = FakeUpstream(namespace, label="*")
         return self.by_namespace[namespace]
+
+    def show(self) -> None:
+        """It tells no metrics."""
 
     async def close(self) -> None:
         self.closed = True

@@ -115,8 +115,30 @@ async def test_one_that_is_said_to_be_authoritative_is_asked_for_tags_too(
     mirror = await start(told(upstream, {"url": near.url, "authoritative": True}))
     await pull(mirror, 1)
     assert upstream.requests == []
-    assert (await mirror.get(f"/v2/{REPO}/manifests/v2")).status == 404, "its word counts"
-    assert upstream.requests == []
+    assert (await mirror.get(f"/v2/{REPO}/manifests/v2")).status == 404
+    assert upstream.count(kind="manifest") == 1, "what it does not have the registry may have"
+    await upstream.stop()
+    assert (await mirror.get(f"/v2/{REPO}/manifests/v3")).status == 404, "its word counts where there is no other"
+
+
+async def test_a_404_of_a_cache_that_cannot_reach_the_registry_either_takes_no_tag_away(
+    start: StartMirror, upstream: FakeRegistry, near: FakeRegistry, clock: Clock
+) -> None:
+    image(1, upstream, near)
+    mirror = await start(told(upstream, {"url": near.url, "authoritative": True}))
+    await pull(mirror, 1)
+    await upstream.stop()
+    near.fault(kind="manifest", then=Status(404, "MANIFEST_UNKNOWN"))
+    clock.advance(3600)
+    stale = await mirror.get(f"/v2/{REPO}/manifests/v1")
+    assert (stale.status, stale.headers["Warning"][:3]) == (200, "299")
+    await upstream.start()
+    upstream.shelf(REPO).tags.clear()
+    clock.advance(3600)
+    await mirror.get(f"/v2/{REPO}/manifests/v1")
+    await upstream.seen(kind="ping")
+    await upstream.idle()
+    assert (await mirror.get(f"/v2/{REPO}/manifests/v1")).status == 404, "the registry itself says so"
 
 
 async def test_what_a_cache_does_not_have_or_give_comes_from_the_registry(
@@ -238,6 +260,27 @@ async def test_one_that_was_away_is_used_again_once_it_has_been_seen_to_answer(
     near.forget()
     await pull(mirror, 4)
     assert blobs_asked(near) == 2
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_pull_that_no_endpoint_can_complete_is_not_begun_again_while_the_registry_is_away(
+    start: StartMirror, upstream: FakeRegistry, near: FakeRegistry
+) -> None:
+    """Podman goes to its next mirror at a 503 to the manifest, and at nothing after it (promise 8)."""
+    layer, other = image(1, upstream)[0], image(2, upstream, near)[0]
+    near.add_image(REPO, "v1", layers=[upstream.content(REPO, layer)])
+    del near.shelf(REPO).blobs[str(layer)]
+    mirror = await start(told(upstream, near))
+    for number in (1, 2):
+        assert (await mirror.get(f"/v2/{REPO}/manifests/v{number}")).status == 200
+    await upstream.stop()
+    assert (await mirror.get(path_of(layer))).status == 404, "this is how the mirror learns of it"
+    assert (await mirror.get(path_of(other))).status == 200
+    await mirror.settled()
+    assert (await mirror.get(f"/v2/{REPO}/manifests/v1")).status == 503
+    assert (await mirror.get(f"/v2/{REPO}/manifests/v2")).status == 503, "nobody knows whether the rest is there"
+    await upstream.start()
+    assert [reply.status for reply in await mirror.pull(REPO, "v1")] == [200] * 3
 
 
 # --- what lies ---------------------------------------------------------------------------------------------------

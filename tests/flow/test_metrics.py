@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
+from multidict import CIMultiDict
 from prometheus_client.parser import text_string_to_metric_families
 
 from mirror import __version__, config
 from mirror.oci.digest import Digest
 from mirror.server import health, loop_lag
 from mirror.server.answers import Kind
-from tests.fakes.faults import Gate
+from mirror.store.dealings import FILE, Dealings
+from mirror.upstream.accounts import COUNTED, Accounts
+from tests.fakes.faults import Cut, Gate
+from tests.fakes.limit import RateLimit
 from tests.flow.conftest import document
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.fakes.registry import FakeRegistry
-    from tests.flow.conftest import Mirror, StartMirror
+    from tests.flow.conftest import Clock, Mirror, StartMirror
 
 REPO = "library/app"
 LARGE = bytes(range(251)) * 4000  # about 1 MB
@@ -130,6 +139,47 @@ async def test_an_upstream_that_a_reload_took_away_raises_no_alarm_for_ever(
     assert frozenset({("namespace", "quay.io")}) not in names
 
 
+@pytest.mark.usefixtures("impatient")
+async def test_a_reload_takes_no_gauge_of_those_that_stay_and_what_ends_after_it_brings_none_back(
+    start: StartMirror, upstream: FakeRegistry, clock: Clock
+) -> None:
+    upstream.limit = RateLimit(100, clock=clock)
+    upstream.add_image(REPO, "v1")
+    blob = upstream.add_blob(REPO, LARGE)
+    gate = asyncio.Event()
+    dead = "http://127.0.0.1:1"
+    mirror = await start({"docker.io": {"url": upstream.url, "endpoints": [dead]}, "quay.io": upstream})
+    await mirror.get(f"/v2/{REPO}/manifests/v1")
+    upstream.fault(kind="blob", then=[Gate(gate, at_byte=300_000), Cut(at_byte=400_000)])
+    async with mirror.session.get(f"{mirror.url}/v2/quay.io/{REPO}/blobs/{blob}") as response:
+        await response.content.readexactly(1000)
+        text = json.dumps(document({"docker.io": {"url": upstream.url, "endpoints": [dead]}}, _store(mirror)))
+        before = {name for name in await scrape(mirror) if "docker.io" in dict(name[1]).values()}
+        await mirror.server.reconfigure(replace(config.parse(text, "mirror.yaml", {}), default_upstream="docker.io"))
+        shown = await scrape(mirror)
+        kept = {name for name in shown if "docker.io" in dict(name[1]).values()}
+        assert {name[0] for name in before - kept} <= {"mirror_upstream_away"}, "nobody was asked since"
+        assert value(shown, "mirror_upstream_ratelimit_remaining", namespace="docker.io", credential="anonymous") == 99
+        assert (
+            value(shown, "mirror_upstream_circuit_open", namespace="docker.io", endpoint="127.0.0.1:1")
+            == value(shown, "mirror_upstream_circuit_open", namespace="docker.io", endpoint="registry")
+            == 0
+        )
+        await upstream.stop()
+        gate.set()
+        with contextlib.suppress(aiohttp.ClientError):
+            await response.content.read()
+    (closing,) = mirror.server.cache._upstreams._leaving
+    await asyncio.wait_for(closing, 5)
+    await asyncio.sleep(0)
+    gauges = {name for name, labels in await scrape(mirror) if dict(labels).get("namespace") == "quay.io"}
+    assert not gauges & {"mirror_upstream_away", "mirror_upstream_rests_until_timestamp_seconds"}
+
+
+def _store(mirror: Mirror) -> Path:
+    return mirror.server.config.storage.path
+
+
 async def test_writing_them_holds_up_nobody(
     start: StartMirror, upstream: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,3 +284,26 @@ async def test_they_say_what_runs(start: StartMirror, upstream: FakeRegistry) ->
     (labels,) = [dict(labels) for name, labels in series if name == "mirror_build_info"]
     assert labels["version"] == __version__
     assert not any(name.endswith("_created") for name, _ in series)
+
+
+async def test_they_tell_what_another_process_on_the_store_was_told(
+    start: StartMirror, upstream: FakeRegistry, clock: Clock
+) -> None:
+    """As `mirror ratelimit` is, or another worker."""
+    two = [{"username": "ann", "password": "one"}, {"anonymous": True}]
+    mirror = await start({"docker.io": {"url": upstream.url, "credentials": two}})
+    book = Dealings(mirror.server.config.storage.path / FILE)
+    try:
+        accounts = Accounts("docker.io", "another process", book=book, clock=clock)
+        said = CIMultiDict({"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "7;w=21600"})
+        accounts.note("anonymous", said, 200)
+        accounts.limited("anonymous", COUNTED, 90.0)
+        accounts.set_aside("ann", "refused", 300.0)
+        book.flush()
+    finally:
+        book.close()
+    series = await scrape(mirror)
+    ann, nobody = ({"namespace": "docker.io", "credential": name} for name in ("ann", "anonymous"))
+    assert value(series, "mirror_upstream_ratelimit_remaining", **nobody) == 7
+    assert value(series, "mirror_upstream_rests_until_timestamp_seconds", **nobody) > clock()
+    assert value(series, "mirror_upstream_credential_set_aside", **ann) == 1

@@ -11,6 +11,7 @@ import pytest
 
 from mirror import metrics
 from mirror.cli.main import main
+from mirror.oci.digest import Digest
 from mirror.store.changes import Removed
 from tests.flow.conftest import document
 from tests.flow.prefetching import site
@@ -97,6 +98,38 @@ async def test_what_is_held_is_still_held_after_a_restart_and_an_eviction_makes_
     assert digest_of(await mirror.get(TAG)) == former
     clock.advance(DAY)
     assert digest_of(await mirror.get(TAG)) != former
+
+
+async def test_a_cluster_at_a_tag_that_waits_costs_upstream_one_head_in_a_while(
+    start: StartMirror, upstream: FakeRegistry, clock: Clock
+) -> None:
+    """Each node asks again soon when it is refused, and Docker Hub limits who asks too often for anything."""
+    image = upstream.add_image(REPO, "v1")
+    mirror = await start(upstream, pulls=PULLS)
+    for _ in range(3):
+        replies = await asyncio.gather(*(mirror.head(TAG) for _ in range(20)))
+        assert {reply.status for reply in replies} == {403}
+    assert upstream.count(kind="manifest") == 1
+    clock.advance(3 * DAY)
+    upstream.forget()
+    replies = await asyncio.gather(*(mirror.get(TAG) for _ in range(20)))
+    assert {(reply.status, digest_of(reply)) for reply in replies} == {(200, str(image))}
+    assert upstream.count(method="GET", kind="manifest") == 1
+
+
+async def test_where_what_a_tag_was_is_nowhere_any_more_a_pull_is_refused_and_the_tag_not_denied(
+    start: StartMirror, upstream: FakeRegistry
+) -> None:
+    """A 404 would send clients to look for the new image elsewhere, and tell nobody why."""
+    mirror, former = await known(start, upstream)
+    assert digest_of(await mirror.get(TAG)) == former
+    upstream.remove_manifest(REPO, Digest.parse(former))
+    new = upstream.add_image(REPO, "v1", layers=[b"the new one"])
+    assert digest_of(await mirror.get(TAG)) == former
+    await mirror.server.store.index.apply(Removed((Digest.parse(former),)))
+    for method in (mirror.head, mirror.get, mirror.get):
+        assert (reply := await method(TAG)).status == 403
+    assert f"its digest {new} was first seen" in reply.message
 
 
 async def test_containerd_is_told_until_when(start: StartMirror, upstream: FakeRegistry) -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mirror import config
 from mirror.errors import UpstreamLimited
 from mirror.oci.digest import Digest
 from mirror.oci.name import Repository, Tag
 from tests.fakes.faults import Status
 from tests.fakes.limit import RateLimit
+from tests.flow.conftest import document
+from tests.flow.prefetching import site
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.fakes.registry import FakeRegistry
     from tests.flow.conftest import Clock, Mirror, Reply, StartMirror
 
@@ -170,6 +176,29 @@ async def test_while_requests_rest_moved_tags_are_answered_at_once_and_ask_once_
     await pull(mirror, tags[1])
     await asyncio.gather(*mirror.server.cache.tags._revalidations._tasks.values(), return_exceptions=True)
     assert asked(upstream, "HEAD") <= len(tags) + 2
+
+
+async def test_who_adds_credentials_to_an_upstream_that_limits_has_moved_tags_at_once(
+    *, start: StartMirror, upstream: FakeRegistry, clock: Clock, tmp_path: Path
+) -> None:
+    """An hour is what upstream said to whom it limited, and to nobody else."""
+    add(upstream, "old")
+    mirror = await start(upstream)
+    await pull(mirror)
+    new, _ = add(upstream, "new")
+    clock.advance(WINDOW + 61)
+    upstream.fault(method="GET", kind="manifest", then=Status(429, retry_after=3600))
+    for _ in range(2):
+        assert "Warning" in (await mirror.head(TAG)).headers
+    upstream.heal()
+    clock.advance(61)
+    assert "Warning" in (await mirror.head(TAG)).headers
+    clock.advance(1)
+    known = {"url": upstream.url, "username": "ann", "password": "secret"}
+    text = json.dumps(document({"docker.io": known}, tmp_path / "store"))
+    await mirror.server.reconfigure(config.parse(text, "mirror.yaml", {}))
+    digest, replies = await pull(mirror)
+    assert (digest, right(replies), "Warning" in replies[0].headers) == (str(new), True, False)
 
 
 async def test_a_limit_that_tells_nothing_keeps_nobody_waiting_for_what_is_here(
@@ -346,6 +375,36 @@ async def test_an_image_that_becomes_an_index_is_followed_for_its_own_platform(
     assert (await mirror.head(TAG)).headers["Docker-Content-Digest"] == str(new)
     asked_for = [one.digest for one in upstream.requests if (one.kind, one.method) == ("manifest", "GET")]
     assert asked_for == [str(new), str(image)]
+
+
+async def test_platforms_that_a_prefetch_brought_and_nobody_pulls_are_followed_once_and_not_each_hour(
+    *, start: StartMirror, upstream: FakeRegistry, limit: RateLimit, clock: Clock, tmp_path: Path
+) -> None:
+    """A dozen at each move of a tag would use up the limit. What was followed and not pulled is not whole any more."""
+
+    def move(version: int) -> str:
+        platforms = [AMD, *(f"linux/other{number}" for number in range(11))]
+        images = [
+            (upstream.add_image(REPO, layers=[f"{version} {platform}".encode()], platform=platform), platform)
+            for platform in platforms
+        ]
+        return str(upstream.add_index(REPO, "v1", manifests=images))
+
+    move(0)
+    async with site(upstream, tmp_path / "store", clock) as here:
+        (fetched,) = await here.fetch(f"docker.io/{REPO}:v1")
+        assert fetched.failure is None
+    mirror = await start(upstream)
+    await pull(mirror)
+    used = []
+    for version in range(1, 6):
+        before = limit.remaining(SITE, 100)
+        new = move(version)
+        clock.advance(3600 - 1)
+        digest, replies = await pull(mirror)
+        assert (digest, right(replies)) == (new, True)
+        used.append(before - limit.remaining(SITE, 100))
+    assert used == [13, 2, 2, 2, 2]
 
 
 async def test_a_platform_that_upstream_lists_and_does_not_have_holds_up_no_other(

@@ -13,6 +13,7 @@ from mirror.cli import trace
 from mirror.cli.main import app
 from mirror.oci.reference import ImageReference
 from mirror.store.store import Store
+from tests.fakes.auth import Auth
 from tests.fakes.faults import Status
 from tests.fakes.limit import RateLimit
 
@@ -134,6 +135,62 @@ async def test_a_limit_that_runs_out_is_told_with_what_is_saved(
 
 
 @pytest.mark.usefixtures("image")
+async def test_what_is_served_unasked_because_little_is_left_is_not_said_to_be_asked_for(
+    follow: Follow, start: StartMirror, upstream: FakeRegistry, clock: Clock
+) -> None:
+    upstream.limit = RateLimit(100, clock=clock)
+    upstream.limit.use("192.0.2.1", 60)
+    mirror = await start(upstream)
+    await mirror.pull(REPO, "v1")
+    clock.advance(120)
+    assert steps(await follow(mirror))["freshness"][-1] == (
+        "asked for 2 min ago, fresh until 2026-09-21T14:23:20Z: past the rule's ttl, and kept for longer because "
+        "little is left"
+    )
+
+
+@pytest.mark.usefixtures("image")
+async def test_those_that_are_set_aside_do_not_make_a_limit_seem_to_have_something_left(
+    follow: Follow, start: StartMirror, upstream: FakeRegistry, clock: Clock
+) -> None:
+    upstream.auth = Auth(mode="bearer", users={"eve": "another"})
+    upstream.limit = RateLimit(100, clock=clock)
+    upstream.limit.use("192.0.2.1", 100)
+    both = [{"username": "eve", "password": "canary"}, {"anonymous": True}]
+    mirror = await start({"docker.io": {"url": upstream.url, "credentials": both}})
+    assert (await mirror.get(TAG)).status == 503
+    course = await follow(mirror)
+    assert [(one["name"], one["set_aside"] is not None) for one in course.report()["credentials"]] == [
+        ("anonymous", False),
+        ("eve", True),
+    ]
+    assert course.fails
+    assert course.outcome().startswith("a pull gets 503 TOOMANYREQUESTS: docker.io limits requests")
+    assert (await mirror.get(TAG)).code == "TOOMANYREQUESTS"
+
+
+@pytest.mark.usefixtures("image")
+async def test_an_endpoint_that_has_the_manifest_is_a_way_round_the_registrys_limit(
+    follow: Follow, start: StartMirror, upstream: FakeRegistry, other: FakeRegistry, clock: Clock
+) -> None:
+    upstream.limit = RateLimit(100, clock=clock)
+    other.add_image(REPO, "v1")
+    mirror = await start({"docker.io": {"url": upstream.url, "endpoints": [other.url, "registry"]}})
+    upstream.limit.use("192.0.2.1", 100)
+    assert (await mirror.get("/v2/library/none/manifests/v1")).status == 404
+    course = await follow(mirror)
+    assert course.accounts[0].rests
+    assert not course.fails
+    assert course.outcome() == (
+        "docker.io is asked by HEAD what the tag is, which is not counted; the manifest comes from the first of them "
+        "that has it, and only a GET of the registry itself counts; if it does not answer, a pull gets 503"
+    )
+    upstream.forget()
+    assert (await mirror.get(TAG)).status == 200
+    assert {record.method for record in upstream.requests} == {"HEAD"}
+
+
+@pytest.mark.usefixtures("image")
 async def test_a_rule_that_refuses_is_told_with_the_text_that_a_client_gets(
     follow: Follow, start: StartMirror, upstream: FakeRegistry
 ) -> None:
@@ -143,6 +200,7 @@ async def test_a_rule_that_refuses_is_told_with_the_text_that_a_client_gets(
     assert course.fails
     told = steps(course)
     assert told["may be pulled"] == ["no, by rule 1 of pulls, deny: docker.io/**"]
+    assert "upstream" not in told
     reply = await mirror.get(TAG)
     assert told["now"] == [f"a pull gets 403 DENIED: {reply.message}"]
     assert "ask platform@example" in reply.message

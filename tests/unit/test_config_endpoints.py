@@ -54,6 +54,7 @@ def test_each_endpoint_has_a_label_of_its_own() -> None:
         "a/x", "a/y", "a/z",
     ]  # fmt: skip
     assert labels("'https://a'", "'http://a'")[:2] == ["https://a", "http://a"]
+    assert labels("'http://registry'")[0] == "http://registry", "`registry` is what the registry itself is called"
 
 
 def test_an_upstream_may_be_a_project_of_another_registry() -> None:

@@ -171,8 +171,8 @@ def test_what_it_comes_to_is_told_in_sentences() -> None:
     )
     asked, who, rate, first, second, rest, saved = lines
     assert asked == (
-        "docker.io is asked at m.example, cache:5000 and registry-1.docker.io, in this order; what a tag means, only "
-        "at cache:5000 and registry-1.docker.io"
+        "docker.io is asked at m.example, cache:5000 and registry (registry-1.docker.io), in this order; what a tag "
+        "means, only at cache:5000 and registry"
     )
     assert who.startswith("docker.io is asked as team (for acme/** alone) and anonymous: first whose repository it is")
     assert rate == "docker.io sends layers at 1MiB/s at most, in all"

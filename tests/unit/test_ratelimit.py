@@ -81,11 +81,14 @@ def test_what_the_mirror_was_told_last_is_shown_without_asking(tmp_path: Path) -
     file.write_text(json.dumps({"storage": {"path": str(tmp_path)}, "upstreams": upstreams}))
     command = ["ratelimit", "--cached", "--config", str(file)]
     assert CliRunner().invoke(app, command).stdout.splitlines()[1:] == [
-        "docker.io   -            nothing is known yet",
-        "quiet.test  -            nothing is known yet",
+        "docker.io   anonymous    nothing is known yet",
+        "quiet.test  anonymous    nothing is known yet",
     ]
     assert not (tmp_path / FILE).exists()
 
+    ann, eve = ({"username": name, "password": "canary"} for name in ("ann", "eve"))
+    upstreams["docker.io"] = {"credentials": [ann, eve]}
+    file.write_text(json.dumps({"storage": {"path": str(tmp_path)}, "upstreams": upstreams}))
     book = Dealings(tmp_path / FILE)
     accounts = Accounts("docker.io", "docker.io", book=book, clock=time.time)
     accounts.note("ann", CIMultiDict({**LIMITS, "docker-ratelimit-source": "198.51.100.1"}), 200)
@@ -100,7 +103,17 @@ def test_what_the_mirror_was_told_last_is_shown_without_asking(tmp_path: Path) -
         ["docker.io", "ann", "100", "0", "6h", "192.0.2.7", "now", "GETs of manifests rest until TIME"],
         ["", "100", "76", "6h", "198.51.100.1", "now", "for another address, earlier"],
         ["docker.io", "eve", "nothing is known yet; set aside until TIME: refused with 401"],
-        ["quiet.test", "-", "nothing is known yet"],
+        ["quiet.test", "anonymous", "nothing is known yet"],
+    ]
+
+    # Of several, those that are configured now, as they are written, whether anything was heard of them or not.
+    upstreams["docker.io"] = {"credentials": [{"name": "new", "anonymous": True}, ann]}
+    file.write_text(json.dumps({"storage": {"path": str(tmp_path)}, "upstreams": upstreams}))
+    told = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)["upstreams"]
+    assert [(one["credential"], one["limit"], one["authenticated"]) for one in told] == [
+        ("new", None, None),
+        ("ann", 100, None),
+        ("anonymous", None, None),
     ]
 
 

@@ -75,6 +75,14 @@ def test_of_what_upstream_or_the_store_says_the_last_word_counts() -> None:
     assert values(totals) == {left: 9, stored: 800}
 
 
+def test_a_worker_that_first_hears_of_an_upstream_that_nothing_is_left_is_believed() -> None:
+    totals, left = Totals(), "mirror_upstream_ratelimit_remaining"
+    totals.report(1, report(**{left: 3}))
+    totals.report(2, report())
+    totals.report(2, report(**{left: 0}))
+    assert values(totals) == {left: 0}
+
+
 def test_every_gauge_has_a_rule() -> None:
     """Who adds one must say how those of several processes become one."""
     names = [one._name for one in vars(metrics).values() if isinstance(one, Gauge)]

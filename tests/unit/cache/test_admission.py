@@ -91,3 +91,12 @@ def test_without_rules_everything_is_allowed_and_other_rules_count_at_once() -> 
         admission.check(ACME, Tag("2.0"))
     admission.reconfigure(())
     admission.check(ACME, Tag("2.0"))
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(0, "is held back by"), (1, "a rule that is no longer"), (2, "name it by its digest"), (9, "that is no longer")],
+)
+def test_a_refusal_whose_text_is_lost_is_told_by_its_rule_as_far_as_that_still_refuses(number: int, said: str) -> None:
+    """A reload may have put another rule in its place, which refuses nothing."""
+    assert said in str(Admission(RULES).of_number(number, ACME))

@@ -99,6 +99,47 @@ def test_a_damaged_file_is_put_aside_and_begun_anew(book: Dealings, path: Path) 
     again.close()
 
 
+def test_of_two_processes_that_find_it_damaged_only_one_begins_anew(path: Path) -> None:
+    """Else the second puts aside what the first has just begun, and they know nothing of each other."""
+    path.write_bytes(b"no database" * 1000)
+    found = path.stat().st_ino
+    first = Dealings(path)
+    first.put("rest", "a", {"at": 1.0})
+    first.flush()
+    module._put_aside(path, sqlite3.DatabaseError("damaged"), found)
+    second = Dealings(path)
+    assert second.get("rest", "a") == {"at": 1.0}
+    second.put("rest", "a", {"at": 2.0})
+    second.close()
+    assert first.get("rest", "a") == {"at": 2.0}
+    first.close()
+
+
+def test_a_file_that_is_taken_away_is_begun_anew_by_all_who_have_it_open(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a command, which opens it then, would talk to nobody."""
+    monkeypatch.setattr(module, "_GLANCE", -1.0)
+    one, other = Dealings(path), Dealings(path)
+    for number in range(2):
+        one.put("rest", "a", {"at": 1.0})
+        one.flush()
+        assert other.get("rest", "a") == {"at": 1.0}
+        for file in path.parent.glob(f"{path.name}*"):
+            file.unlink()
+        with capture_logs() as logs:
+            command = Dealings(path)
+            command.put("rest", "b", {"at": 2.0 + number})
+            command.close()
+            assert one.all("rest") == other.all("rest") == {"b": {"at": 2.0 + number}}
+            one.put("rest", "c", {"at": 3.0})
+            one.flush()
+            assert other.get("rest", "c") == {"at": 3.0}
+        assert [entry["log_level"] for entry in logs] == ["warning"] * 2, "each tells it once"
+    one.close()
+    other.close()
+
+
 def test_a_place_that_cannot_be_written_is_told_once_and_memory_serves(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     book = Dealings(tmp_path / "file" / "x.sqlite")

@@ -222,6 +222,17 @@ def test_the_best_of_the_credentials_that_are_good_counts(accounts: Accounts) ->
     assert accounts.share("library/nginx") == 0.1
 
 
+def test_what_a_bound_credential_has_left_is_not_what_others_may_spend(accounts: Accounts) -> None:
+    accounts.credentials = lambda repository: (
+        ("a", "team") if repository is None else ("team",) if repository.startswith("acme/") else ("a",)
+    )
+    accounts.note("team", says(100), 200)
+    assert accounts.best() == accounts.budget("team")  # nothing is known of another
+    accounts.note("a", says(3), 200)
+    assert accounts.best() == accounts.best("library/nginx") == accounts.budget("a")
+    assert accounts.best("acme/app") == accounts.budget("team")
+
+
 def test_a_credential_is_set_aside_named_and_used_again_when_its_time_is_over(clock: Clock) -> None:
     accounts = Accounts("aside.test", "aside.test", book=Dealings(None), clock=clock)
     gauge = metrics.UPSTREAM_CREDENTIAL_ASIDE.labels("aside.test", "ci")

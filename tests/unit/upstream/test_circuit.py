@@ -129,6 +129,24 @@ def test_one_that_lied_is_left_alone_for_minutes_and_a_404_does_not_clear_it(cir
     assert circuit.due - clock.now == pytest.approx(2 * LIED_PAUSE)
 
 
+def test_a_trial_that_comes_to_its_end_does_not_make_the_next_lie_a_first_one(circuit: Circuit, clock: At) -> None:
+    """All of a body has come before anybody knows what it was."""
+    circuit.lied("wrong")
+    half_open(circuit, clock)
+    circuit.begin(BLOB)
+    circuit.succeeded(BLOB)
+    assert circuit.admits(BLOB)
+    circuit.succeeded(BLOB)  # others come to their end meanwhile
+    circuit.lied("wrong again")
+    assert circuit.due - clock.now == pytest.approx(2 * LIED_PAUSE)
+    half_open(circuit, clock)
+    circuit.succeeded(BLOB)
+    clock.now += LIED_PAUSE
+    circuit.succeeded(BLOB)  # it has been right for as long as it was left alone
+    circuit.lied("once more")
+    assert circuit.due - clock.now == pytest.approx(LIED_PAUSE)
+
+
 def test_a_clock_that_was_set_back_does_not_close_an_endpoint_off_for_days(circuit: Circuit, clock: At) -> None:
     circuit.failed(BLOB, "nothing came", at_once=True)
     clock.now -= 30 * 86_400
