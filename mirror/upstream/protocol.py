@@ -173,10 +173,11 @@ class Upstream(Protocol):
         """Fetch a blob, or its bytes from `start` up to and without `stop`, by GET.
 
         A `Range` header is sent only where `start` or `stop` is given. What is not urgent is read-ahead: it waits
-        behind whatever is urgent, and holds at most three quarters of the places for blobs of this upstream. Leaving the
-        context early closes the connection, leaving it after the last byte keeps it for reuse. `avoid` names endpoints
-        that are asked only where there is no other. An answer whose `Content-Range` is not what was asked for raises
-        `UpstreamBroken`; a 200 to a range is an answer (`ranged` is False, `start` 0); a 416 raises `UpstreamBroken`.
+        behind whatever is urgent, and holds at most three quarters of the places for blobs of this upstream. Leaving
+        the context early closes the connection, leaving it after the last byte keeps it for reuse. `avoid` names
+        endpoints that are asked only where there is no other. An answer whose `Content-Range` is not what was asked for
+        raises `UpstreamBroken`; a 200 to a range is an answer (`ranged` is False, `start` 0); a 416 raises
+        `UpstreamBroken`.
         """
         ...
 

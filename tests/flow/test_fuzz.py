@@ -51,7 +51,7 @@ async def mirror(start: StartMirror, upstream: FakeRegistry) -> Mirror:
 def check_store(root: Path) -> None:
     """Every file of the store is one that has its place there."""
     known = re.compile(
-        r"blobs\.v1/sha(256|384|512)/[0-9a-f]{2}/[0-9a-f]{64,128}|fills\.v1/[\w.:-]+|index\.sqlite(-wal|-shm)?"
+        r"blobs\.v1/sha(256|384|512)/[0-9a-f]{2}/[0-9a-f]{64,128}|fills\.v1/[\w.:-]+|(index|upstreams\.v1)\.sqlite(-wal|-shm)?"
         r"|aside\.v1/sha(256|384|512)-[0-9a-f]{64,128}|journal[\w.-]*|served\.log|(room|recent|turns)\.v2|VERSION|[\w.-]*lock"
     )
     files = [path for path in root.rglob("*") if path.is_file()]

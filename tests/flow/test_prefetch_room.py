@@ -78,6 +78,7 @@ async def test_a_full_disk_is_told_of_before_a_counted_request_is_made_in_vain(
         async with site(upstream, directory / "store", clock, storage={"max_size": "1GiB"}) as here:
             [fetched] = await here.fetch("app:a")
             assert fetched.failure is None
+            here.store.dealings.flush()
             disk = os.statvfs(directory)
             (directory / "others").write_bytes(bytes(disk.f_bavail * disk.f_frsize - 8192))
             failed = await here.fetch("app:b", "app:c", "app:d")

