@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,9 +35,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(segments, name, value)
 
 
-async def pull(mirror: Mirror, layers: list[Digest], at_once: int) -> float:
-    """Pull as dockerd does, so many layers at once; return the seconds."""
-    began = time.monotonic()
+async def pull(mirror: Mirror, layers: list[Digest], at_once: int) -> None:
+    """Pull as dockerd does, so many layers at once."""
     assert (await mirror.get(f"/v2/{REPO}/manifests/v1")).status == 200
     left = list(layers)
 
@@ -48,7 +46,6 @@ async def pull(mirror: Mirror, layers: list[Digest], at_once: int) -> float:
             assert (reply.status, len(reply.body) % LAYER) == (200, 0)
 
     await asyncio.gather(*[work() for _ in range(at_once)])
-    return time.monotonic() - began
 
 
 async def test_where_each_connection_is_slow_more_are_used_and_never_more_than_are_configured(
@@ -56,11 +53,9 @@ async def test_where_each_connection_is_slow_more_are_used_and_never_more_than_a
 ) -> None:
     layers = [upstream.add_pattern_blob(REPO, LAYER, seed) for seed in range(10)]
     upstream.add_image(REPO, "v1", layers=layers)
-    rate = 300 * KIB
-    async with Shaper(upstream.host, delay=AWAY, rate=rate) as line:
+    async with Shaper(upstream.host, delay=AWAY, rate=300 * KIB) as line:
         mirror = await start({"docker.io": {"url": line.url, "read_ahead": True, "max_connections": 14}})
-        direct = 4 * LAYER / rate  # seconds: ten layers, three at a time
-        assert await pull(mirror, layers, 3) < 0.5 * direct
+        await pull(mirror, layers, 3)  # how long it takes is for `python -m bench far` to say
         assert 10 <= line.peak <= 14 + 1  # one for manifests
 
 
@@ -87,8 +82,7 @@ async def test_a_blob_of_one_request_is_shared_out_where_that_is_slow_unless_the
         upstream.fault(kind="blob", then=NoRange())
     async with Shaper(upstream.host, delay=AWAY, rate=6 * LAYER) as line:
         mirror = await start({"docker.io": {"url": line.url, "read_ahead": True}})
-        seconds = await pull(mirror, [layer], 1)
-        assert seconds < 2.2 if ranges else seconds > 2.5
+        await pull(mirror, [layer], 1)
         assert line.bytes < 1.1 * 15 * LAYER
     assert ranges_asked(upstream, layer)[0] is None
     assert len(ranges_asked(upstream, layer)) >= 2
