@@ -148,8 +148,7 @@ def _work(settings: Config, store: Store, orders: Order, result: Result, *, plan
     tally = Tally()
     began = time.monotonic()
     try:
-        with _ended_by_signals():
-            asyncio.run(_run(settings, store, orders, tally, result, plan=plan, hidden=hidden))
+        asyncio.run(_run(settings, store, orders, tally, result, plan=plan, hidden=hidden))
     except KeyboardInterrupt:
         result.interrupted = True
         result.outcomes = tally.outcomes
@@ -176,7 +175,7 @@ async def _run(
         return {name: budget for name, budget in found.items() if budget is not None and budget.limit is not None}
 
     try:
-        with display(tally, budgets, plan=plan, hidden=hidden) as hear:
+        with _ended_by_signals(), display(tally, budgets, plan=plan, hidden=hidden) as hear:
             prefetch = Prefetch(cache, store, orders, hear)
             result.outcomes = await (prefetch.plan(wanted) if plan else prefetch.run(wanted))
     finally:
@@ -195,17 +194,33 @@ def _asked(upstreams: Registries, wanted: Sequence[Wanted]) -> dict[str, Upstrea
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Take the end of a session, and of a service, as Ctrl-C: what is under way is left in order."""
-    before = {}
+    """Take the end of a session, and of a service, as Ctrl-C: what is under way, within, is left in order.
+
+    As a signal of its own: SIGINT is ignored in whatever a script runs behind itself.
+    """
+    loop, task, told = asyncio.get_running_loop(), asyncio.current_task(), list[int]()
+    assert task is not None  # noqa: S101  # this is one
     mine = threading.current_thread() is threading.main_thread()  # nobody else may take signals
-    for number in (signal.SIGTERM, signal.SIGHUP) if mine else ():
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
-            before[number] = signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+    heard = [
+        number for number in (signal.SIGTERM, signal.SIGHUP) if mine and signal.getsignal(number) is signal.SIG_DFL
+    ]
+
+    def hear(number: int) -> None:
+        told.append(number)
+        loop.remove_signal_handler(number)  # the next one ends it at once
+        task.cancel()
+
+    for number in heard:  # nohup has SIGHUP ignored
+        loop.add_signal_handler(number, hear, number)
     try:
         yield
+    except asyncio.CancelledError:
+        if not told:
+            raise
+        raise KeyboardInterrupt from None
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in heard:
+            loop.remove_signal_handler(number)
 
 
 # --- the files -------------------------------------------------------------------------------------------------------

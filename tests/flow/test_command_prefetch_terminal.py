@@ -184,11 +184,20 @@ async def test_an_interrupt_says_how_to_go_on_and_the_next_run_fetches_the_rest(
     assert upstream.log.stats()["bytes_total"] < 2.9 * LARGE, "most of what had come is not fetched again"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("number", "behind"),
+    [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGHUP, False)],
+    ids=["a service", "a script's job", "a session"],
+)
 async def test_the_end_of_a_service_or_a_session_is_an_interrupt(
-    number: signal.Signals, at: At, upstream: FakeRegistry
+    number: signal.Signals, behind: bool, at: At, upstream: FakeRegistry
 ) -> None:
-    _, shown = await interrupted(at, upstream, number)
+    """A shell has SIGINT ignored in what a script runs behind itself."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if behind else signal.default_int_handler)
+    try:
+        _, shown = await interrupted(at, upstream, number)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert re.search(r"interrupted: 1 of 2 images, [1-5]\.\d MiB; what has come stays", shown), (
         "bytes of cut off ones, too"
     )
