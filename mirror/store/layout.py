@@ -39,10 +39,13 @@ MOUNTS = Path("/proc/self/mountinfo")
 _REMOTE = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "ncpfs", "ceph", "lustre", "fuse.sshfs", "fuse.glusterfs"}
 )
-_GROWING = ("index.sqlite", "index.sqlite-wal", "journal.v1")
-_FACTS = (
-    *(*_GROWING, "index.sqlite-shm", "journal.v1.new", "VERSION", "room.v2", "recent.v2", "turns.v2", "served.log"),
+_GROWING = (  # the second three are made when they are first needed
+    *("index.sqlite", "index.sqlite-wal", "journal.v1"),
     *(dealings.FILE, f"{dealings.FILE}-wal", f"{dealings.FILE}-shm"),
+)
+_FACTS = (
+    *_GROWING,
+    *("index.sqlite-shm", "journal.v1.new", "VERSION", "room.v2", "recent.v2", "turns.v2", "served.log"),
 )
 
 

@@ -159,7 +159,7 @@ async def of_credentials_files(scene: Scene, directory: Path) -> None:
 
     k8s = await scene.fake("registry.k8s.io")
     secret = scene.user(k8s, "credential helper's output")
-    helper = directory / "docker-credential-canary"
+    helper = directory / "docker-credential-bird"
     helper.write_text(
         f"#!{sys.executable}\nimport json, pathlib, sys\n"
         f"path = pathlib.Path({str(directory / 'helped')!r})\n"
@@ -170,7 +170,7 @@ async def of_credentials_files(scene: Scene, directory: Path) -> None:
     )
     helper.chmod(0o700)
     scene.environment["PATH"] = f"{directory}:{os.environ['PATH']}"
-    (directory / "config.json").write_text(json.dumps({"auths": auths, "credHelpers": {k8s.host: "canary"}}))
+    (directory / "config.json").write_text(json.dumps({"auths": auths, "credHelpers": {k8s.host: "bird"}}))
     scene.environment["https_proxy"] = (
         f"http://me:{scene.canaries.plant('proxy password of the environment')}@127.0.0.1:1"
     )

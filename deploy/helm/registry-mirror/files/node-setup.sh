@@ -189,7 +189,7 @@ run)
             scope=own
             echo "done: containerd asks $(url) first"
         fi
-        sleep "${INTERVAL:-60}" &
+        sleep "${INTERVAL:-60}" >/dev/null 2>&1 & # one that outlives this holds nothing open
         nap=$!
         wait "$nap" || :
         nap=""
