@@ -40,9 +40,9 @@ async def third() -> AsyncIterator[FakeRegistry]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tenths of a second where the mirror waits seconds for one that does not answer."""
-    monkeypatch.setattr(endpoints, "FIRST_ANSWER", 0.3)
+    monkeypatch.setattr(endpoints, "FIRST_ANSWER", 1.0)
     monkeypatch.setattr(endpoints, "PROBE_PATIENCE", 0.3)
-    monkeypatch.setattr(endpoint, "LONG", 0.25)
+    monkeypatch.setattr(endpoint, "LONG", 0.9)
 
 
 def told(registry: FakeRegistry, *others: Any, **more: Any) -> dict[str, Any]:
